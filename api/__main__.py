@@ -1,0 +1,97 @@
+"""The API process: Waitress on the listening socket that the supervisor opened; ends when the supervisor does."""
+
+import os
+import signal
+import socket
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+from waitress.channel import HTTPChannel
+from waitress.server import create_server
+from waitress.task import ErrorTask
+
+from api.app import create_app
+from api.errors import PROBLEM_TYPE, problem
+from runner.sandbox import prctl
+from supervisor.agents import AgentRegistry
+from supervisor.clock import Clock
+from supervisor.logs import Logs
+from supervisor.nudge import Nudger
+from supervisor.settings import Settings
+from supervisor.store import Store
+
+# For the last answers to leave, after their threads have written them.
+_FLUSH_SECONDS = 1.0
+
+
+class ProblemTask(ErrorTask):
+    """Answers what Waitress refuses before the application sees it, in the same shape as everything else."""
+
+    def execute(self) -> None:
+        error = self.request.error
+        body = problem(f"{error.code} {error.reason}", f"cannot read request: {error.body}")
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers.append(("Content-Type", PROBLEM_TYPE))
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+
+
+class Channel(HTTPChannel):
+    """A client's connection."""
+
+    error_task_class = ProblemTask
+
+
+def main(settings_json: str, listener: str, ready: str, started_at: str) -> None:
+    """Serve until SIGTERM.
+
+    Args:
+        settings_json: the settings. listener: number of the listening socket's descriptor.
+        ready: number of a descriptor that takes a byte when requests are answered.
+        started_at: the server's start, in microseconds since the epoch.
+    """
+    prctl.die_with_parent(os.getppid())
+    settings = Settings.model_validate_json(settings_json)
+    clock = Clock()
+    app = create_app(
+        store=Store(settings.database, clock),
+        agents=AgentRegistry(settings.agents),
+        logs=Logs(settings.logs),
+        nudger=Nudger(settings.data),
+        clock=clock,
+        started_at=int(started_at),
+    )
+    server = create_server(
+        app,
+        sockets=[socket.socket(fileno=int(listener))],
+        threads=settings.http_threads,
+        max_request_body_size=settings.max_body_bytes,
+        asyncore_use_poll=True,
+        connection_limit=1000,
+        ident=None,
+    )
+    server.channel_class = Channel
+    signal.signal(signal.SIGTERM, _leave)
+    os.write(int(ready), b"r")
+    os.close(int(ready))
+    server.run()
+    _flush(server)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
+
+
+def _flush(server: Any) -> None:
+    """Send what is answered but not yet on its way."""
+    deadline = time.monotonic() + _FLUSH_SECONDS
+    server.accepting = False
+    while time.monotonic() < deadline and any(channel.total_outbufs_len for channel in server.active_channels.values()):
+        server.asyncore.loop(timeout=0.05, map=server._map, use_poll=True, count=1)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

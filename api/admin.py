@@ -1,0 +1,25 @@
+"""For operators."""
+
+import sqlite3
+
+import falcon
+
+from supervisor import __version__
+from supervisor.clock import MICROSECONDS, Clock
+
+
+class Health:
+    """GET /admin/health"""
+
+    def __init__(self, clock: Clock, started_at: int) -> None:
+        self._clock = clock
+        self._started_at = started_at
+
+    def on_get(self, _request: falcon.Request, response: falcon.Response) -> None:
+        response.media = {
+            "status": "ok",
+            "sqlite_version": sqlite3.sqlite_version,
+            "uptime_sec": max(0, (self._clock.now() - self._started_at) // MICROSECONDS),
+            "version": __version__,
+            "isolation": {"tier": "trusted"},
+        }

@@ -1,0 +1,30 @@
+"""The WSGI application: routes and what every answer has in common."""
+
+import falcon
+
+from api import errors
+from api.admin import Health
+from api.executions import Cancellation, ExecutionItem, ExecutionLogs, ExecutionRun
+from supervisor.agents import AgentRegistry
+from supervisor.clock import Clock
+from supervisor.logs import Logs
+from supervisor.nudge import Nudger
+from supervisor.store import Store
+
+
+def create_app(
+    store: Store, agents: AgentRegistry, logs: Logs, nudger: Nudger, clock: Clock, started_at: int
+) -> falcon.App:
+    """Return the application.
+
+    Args:
+        started_at: the server's start, in microseconds since the epoch.
+    """
+    app = falcon.App()
+    errors.install(app)
+    app.add_route("/executions/run", ExecutionRun(store, agents, nudger))
+    app.add_route("/executions/{execution_id}", ExecutionItem(store))
+    app.add_route("/executions/{execution_id}/cancel", Cancellation(store, nudger))
+    app.add_route("/executions/{execution_id}/logs", ExecutionLogs(store, logs))
+    app.add_route("/admin/health", Health(clock, started_at))
+    return app

@@ -1,0 +1,139 @@
+"""Executions: submit, look at, cancel, read what they printed."""
+
+import codecs
+from uuid import UUID
+
+import falcon
+
+from api.errors import InvalidRequest
+from api.schemas import RunRequest, execution_json, input_text, read_body
+from supervisor.agents import AgentRegistry
+from supervisor.errors import ExecutionUnknown
+from supervisor.logs import STREAMS, Logs, Slice
+from supervisor.models import Execution, Submission, new_execution_id
+from supervisor.nudge import Nudger
+from supervisor.states import FINAL
+from supervisor.store import Store
+
+_LOG_BYTES = 64 << 10
+_MAX_LOG_BYTES = 1 << 20
+
+
+class ExecutionRun:
+    """POST /executions/run"""
+
+    def __init__(self, store: Store, agents: AgentRegistry, nudger: Nudger) -> None:
+        self._store = store
+        self._agents = agents
+        self._nudger = nudger
+
+    def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Record an execution; the answer is sent after it is on disk."""
+        body = read_body(request, RunRequest)
+        agent = self._agents.find(body.agent_id)
+        submission = Submission(
+            execution_id=new_execution_id(),
+            agent_id=agent.id,
+            agent_name=agent.name,
+            priority=agent.manifest.priority,
+            payload=input_text(body.input),
+        )
+        self._store.enqueue(submission)
+        self._nudger.nudge()
+        response.status = falcon.HTTP_202
+        response.location = f"/executions/{submission.execution_id}"
+        # The contract's word for PENDING in this one answer.
+        response.media = {"execution_id": submission.execution_id, "status": "QUEUED"}
+
+
+class ExecutionItem:
+    """GET /executions/{execution_id}"""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def on_get(self, _request: falcon.Request, response: falcon.Response, execution_id: str) -> None:
+        response.content_type = falcon.MEDIA_JSON
+        response.data = execution_json(_find(self._store, execution_id))
+
+
+class Cancellation:
+    """POST /executions/{execution_id}/cancel"""
+
+    def __init__(self, store: Store, nudger: Nudger) -> None:
+        self._store = store
+        self._nudger = nudger
+
+    def on_post(self, _request: falcon.Request, response: falcon.Response, execution_id: str) -> None:
+        """Ask for the end of an execution; one that has ended is answered with how it ended."""
+        execution_id = _canonical(execution_id)
+        before = self._store.cancel(execution_id)
+        if before in FINAL:
+            response.media = {"status": before.lower(), "execution_id": execution_id}
+            return
+        self._nudger.nudge()
+        response.status = falcon.HTTP_202
+        response.media = {"status": "cancel_requested", "execution_id": execution_id}
+
+
+class ExecutionLogs:
+    """GET /executions/{execution_id}/logs?stream=&offset=&limit="""
+
+    def __init__(self, store: Store, logs: Logs) -> None:
+        self._store = store
+        self._logs = logs
+
+    def on_get(self, request: falcon.Request, response: falcon.Response, execution_id: str) -> None:
+        """Return a part of one stream; "next_offset" is where to read on."""
+        stream = request.get_param("stream", default="stdout")
+        if stream not in STREAMS:
+            raise InvalidRequest([{"field": "stream", "detail": f"must be one of {', '.join(STREAMS)}"}])
+        offset = _integer(request, "offset", 0, 0, 1 << 62)
+        limit = _integer(request, "limit", _LOG_BYTES, 1, _MAX_LOG_BYTES)
+        execution = _find(self._store, execution_id)
+        part = self._logs.read(execution.execution_id, execution.attempt, stream, offset, limit)
+        text, end = _decode(part, complete=execution.ended)
+        response.media = {
+            "execution_id": execution.execution_id,
+            "attempt": execution.attempt,
+            "stream": stream,
+            "offset": part.start,
+            "next_offset": end,
+            "size": part.size,
+            "ended": execution.ended,
+            "text": text,
+        }
+
+
+def _find(store: Store, execution_id: str) -> Execution:
+    return store.get(_canonical(execution_id))
+
+
+def _canonical(execution_id: str) -> str:
+    """Return an id in the form it is stored in. Raises ExecutionUnknown: no execution can have it."""
+    try:
+        return str(UUID(execution_id))
+    except ValueError:
+        raise ExecutionUnknown(f"cannot find execution {execution_id[:100]!r}: it is not a UUID") from None
+
+
+def _integer(request: falcon.Request, name: str, default: int, least: int, most: int) -> int:
+    text = request.get_param(name, default=str(default))
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if not least <= value <= most:
+        raise InvalidRequest([{"field": name, "detail": f"must be an integer from {least} to {most}"}])
+    return value
+
+
+def _decode(part: Slice, complete: bool) -> tuple[str, int]:
+    """Return the text of a part and where the next one begins: before a character that the part's end cuts."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text = decoder.decode(part.data)
+    held = len(decoder.getstate()[0])
+    at_the_end = complete and part.end >= part.size
+    if held and (at_the_end or held == len(part.data)):
+        return text + decoder.decode(b"", final=True), part.end
+    return text, part.end - held

@@ -1,0 +1,97 @@
+"""What comes in and what goes out, field by field."""
+
+import json
+from typing import Annotated, Any, TypeVar
+
+import falcon
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from api.errors import InvalidRequest
+from supervisor import strict_json
+from supervisor.clock import rfc3339
+from supervisor.errors import InvalidJson
+from supervisor.models import Execution
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+class RunRequest(BaseModel):
+    """Body of POST /executions/run."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    agent_id: Annotated[str, Field(min_length=1, max_length=200)]
+    """Id or name of the agent."""
+    input: dict[str, Any] = {}
+    """What the agent is given."""
+
+
+def read_body(request: falcon.Request, model: type[Body]) -> Body:
+    """Return the request's body as a model.
+
+    Raises:
+        falcon.HTTPError: 415 not declared as JSON, 400 not JSON, 422 not the model's fields.
+    """
+    if (request.content_type or "").partition(";")[0].strip().lower() != "application/json":
+        raise falcon.HTTPUnsupportedMediaType(description="cannot read body: its Content-Type is not application/json")
+    try:
+        value = strict_json.parse(request.bounded_stream.read())
+    except InvalidJson as error:
+        raise falcon.HTTPBadRequest(description=f"cannot read body: {error}") from error
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        fields = [{"field": _place(item["loc"]), "detail": item["msg"]} for item in error.errors()]
+        raise InvalidRequest(fields) from error
+
+
+def input_text(value: dict[str, Any]) -> str:
+    """Return an input as it is recorded. Raises InvalidRequest: it holds what no UTF-8 or no number can."""
+    try:
+        return strict_json.dump(value)
+    except InvalidJson as error:
+        raise InvalidRequest([{"field": "input", "detail": str(error)}]) from error
+
+
+def execution_json(execution: Execution) -> bytes:
+    """Return an execution as the client contract has it, then Corral's additions; what is not known is null.
+
+    The agent's result and the client's input are put in as the JSON text they were validated to be.
+    """
+    fields = {
+        "execution_id": _text(execution.execution_id),
+        "agent_id": _text(execution.agent_id),
+        "status": _text(execution.status),
+        "priority": str(execution.priority),
+        "payload": execution.payload,
+        "final_result": execution.final_result or "null",
+        "error_log": _text(execution.error_log),
+        "created_at": _text(rfc3339(execution.created_at)),
+        "started_at": _text(rfc3339(execution.started_at)),
+        "completed_at": _text(rfc3339(execution.completed_at)),
+        "agent_name": _text(execution.agent_name),
+        "attempt": str(execution.attempt),
+        "progress": execution.progress or "null",
+        "termination": _with_instant(execution.termination, "at"),
+        "usage": execution.usage or "null",
+        "kill": _with_instant(execution.kill, "verified_empty_at"),
+        "isolation": execution.isolation or "null",
+    }
+    return ("{" + ", ".join(f'"{name}": {value}' for name, value in fields.items()) + "}").encode()
+
+
+def _text(value: str | None) -> str:
+    return json.dumps(value)
+
+
+def _with_instant(record: str | None, name: str) -> str:
+    """Return a stored record with its instant as people read it."""
+    if record is None:
+        return "null"
+    value = json.loads(record)
+    value[name] = rfc3339(value[name])
+    return json.dumps(value)
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, location)) or "body"

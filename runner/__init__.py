@@ -1,0 +1,1 @@
+# Nearly empty on purpose: what is imported here would be loaded into every agent's process.

@@ -1,0 +1,48 @@
+"""The prctl(2) operations a run is started with; one function per operation."""
+
+import ctypes
+import os
+import signal
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent(parent_pid):
+    """Have the kernel kill this process when its parent thread ends.
+
+    The parent may have died before the call, and then no signal ever comes: so the parent is compared afterwards.
+
+    Args:
+        parent_pid: the pid that getppid() must still return.
+    Source: prctl(2), PR_SET_PDEATHSIG.
+    """
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def become_subreaper():
+    """Make every orphaned descendant a child of this process, so that none can leave its tree.
+
+    Source: prctl(2), PR_SET_CHILD_SUBREAPER.
+    """
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def forbid_new_privileges():
+    """Make set-user-id programs and file capabilities grant nothing, for this process and all it starts.
+
+    Source: prctl(2), PR_SET_NO_NEW_PRIVS.
+    """
+    _prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _prctl(operation, argument):
+    unused = ctypes.c_ulong(0)
+    if _libc.prctl(operation, ctypes.c_ulong(argument), unused, unused, unused) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"cannot set prctl {operation}: {os.strerror(number)}")

@@ -1,0 +1,40 @@
+"""Resource limits of one process, applied last before the agent's code starts."""
+
+import resource
+
+# Name in the manifest -> kernel limit. RLIMIT_DATA counts private writable memory, and so, unlike RLIMIT_AS, leaves
+# alone the large reservations of address space that V8 and the JVM make. Source: setrlimit(2).
+LIMITS = {
+    "cpu_seconds": resource.RLIMIT_CPU,
+    "memory_bytes": resource.RLIMIT_DATA,
+    "file_size_bytes": resource.RLIMIT_FSIZE,
+    "open_files": resource.RLIMIT_NOFILE,
+}
+
+# At 0 a core_pattern that pipes to a handler still starts that handler, as root, on the host; at 1 it does not.
+# Source: core(5).
+CORE_BYTES = 1
+
+# SIGXCPU comes at the soft limit, SIGKILL at the hard one: a second between them lets the first be seen.
+CPU_MARGIN_SECONDS = 1
+
+
+def apply(limits):
+    """Set the limits of this process and of all that it starts.
+
+    Args:
+        limits: {name: amount} with names of LIMITS; an absent name leaves that limit as it is.
+    Raises:
+        ValueError: the limit is above the hard limit of the host.
+    """
+    _set(resource.RLIMIT_CORE, CORE_BYTES, CORE_BYTES)
+    for name, amount in limits.items():
+        kind = LIMITS[name]
+        _set(kind, amount, amount + CPU_MARGIN_SECONDS if kind == resource.RLIMIT_CPU else amount)
+
+
+def _set(kind, soft, hard):
+    _, ceiling = resource.getrlimit(kind)
+    if ceiling != resource.RLIM_INFINITY:
+        hard = min(hard, ceiling)
+    resource.setrlimit(kind, (min(soft, hard), hard))

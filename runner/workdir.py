@@ -1,0 +1,74 @@
+"""The private work directory of a run: made before the agent starts, removed when nothing of its tree lives."""
+
+import itertools
+import os
+import stat
+
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OWNER_ONLY = 0o700
+
+
+def create(path):
+    """Make the directory, readable by its owner alone. Raises FileExistsError if there is one."""
+    os.mkdir(path, _OWNER_ONLY)
+
+
+def remove(path):
+    """Remove a directory that a dead agent has written, whatever is in it.
+
+    An agent chooses names, depth and modes, so: no symbolic link is followed, every step is relative to an open
+    directory, and nested directories are moved to the top before they are emptied, which needs neither recursion nor
+    a descriptor per level however deep they are. A directory that is not there is no error.
+
+    Raises:
+        OSError: something in it cannot be removed.
+    """
+    try:
+        top = os.open(path, _OPEN_DIRECTORY)
+    except FileNotFoundError:
+        return
+    try:
+        os.fchmod(top, _OWNER_ONLY)
+        fresh_names = (f".{os.urandom(8).hex()}" for _ in itertools.count())
+        nested = _unlink_files(top)
+        while nested:
+            name = nested.pop()
+            nested.extend(_move_up(top, name, fresh_names))
+            os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
+    os.rmdir(path)
+
+
+def _move_up(top, name, fresh_names):
+    """Leave one directory below top empty; return the new names, below top, of the directories that were in it."""
+    directory = os.open(name, _OPEN_DIRECTORY, dir_fd=top)
+    try:
+        moved = []
+        for child in _unlink_files(directory):
+            moved.append(next(fresh_names))
+            os.rename(child, moved[-1], src_dir_fd=directory, dst_dir_fd=top)
+        return moved
+    finally:
+        os.close(directory)
+
+
+def _unlink_files(directory):
+    """Unlink what is no directory; return the names of the directories, which can then be opened and moved."""
+    nested = []
+    for name in os.listdir(directory):
+        if stat.S_ISDIR(os.lstat(name, dir_fd=directory).st_mode):
+            _make_accessible(directory, name)
+            nested.append(name)
+        else:
+            os.unlink(name, dir_fd=directory)
+    return nested
+
+
+def _make_accessible(directory, name):
+    # chmod(2) follows a symbolic link; through O_PATH and /proc it reaches exactly what was opened. Source: open(2).
+    handle = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        os.chmod(f"/proc/self/fd/{handle}", _OWNER_ONLY)
+    finally:
+        os.close(handle)

@@ -1,0 +1,191 @@
+"""The agents: folders with a manifest. A broken one is listed with its error and never stops the server."""
+
+import tomllib
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from supervisor.errors import AgentBroken, AgentUnknown
+
+MANIFEST = "agent.toml"
+
+# Namespace of the ids that are derived from names: the same name gives the same id on every machine.
+_ID_NAMESPACE = uuid.UUID("5a2f7f0e-3c1d-5b8e-9a54-6c0f2f8b1d77")
+
+_STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=32_768)]
+
+
+class Limits(BaseModel):
+    """What one run may use; an absent limit is the host's."""
+
+    model_config = _STRICT
+
+    cpu_seconds: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    memory_bytes: Annotated[int, Field(ge=16 << 20)] | None = None
+    file_size_bytes: Annotated[int, Field(ge=0)] | None = None
+    open_files: Annotated[int, Field(ge=16, le=1_000_000)] = 1024
+    result_bytes: Annotated[int, Field(ge=2, le=8 << 20)] = 1 << 20
+    log_bytes: Annotated[int, Field(ge=4096, le=1 << 30)] = 1 << 20
+
+
+class Manifest(BaseModel):
+    """agent.toml, validated; docs/agents.md explains every key."""
+
+    model_config = _STRICT
+
+    name: Name
+    id: str
+    description: Annotated[str, StringConstraints(max_length=2000)] = ""
+    entrypoint: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")] | None = None
+    command: Annotated[tuple[Text, ...], Field(min_length=1, max_length=1000, strict=False)] | None = None
+    result: Literal["frames", "stdout"] = "frames"
+    python: Annotated[Text, StringConstraints(min_length=1)] | None = None
+    priority: Annotated[int, Field(ge=0, le=100)] = 50
+    concurrency: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    timeout_seconds: Annotated[float, Field(gt=0, le=31_536_000, strict=False)] = 300
+    grace_seconds: Annotated[float, Field(ge=0, le=3600, strict=False)] = 5
+    limits: Limits = Limits()
+    env: dict[EnvironmentName, Text] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.entrypoint is None) == (self.command is None):
+            raise ValueError("exactly one of entrypoint and command is needed")
+        if self.python and not self.entrypoint:
+            raise ValueError("python goes with entrypoint; a command names its interpreter itself")
+        if self.result == "stdout" and not self.command:
+            raise ValueError('result = "stdout" goes with command')
+        if self.command and not self.command[0]:
+            raise ValueError("command: the program's name is empty")
+        reserved = [name for name in self.env if name.startswith("CORRAL_")]
+        if reserved:
+            raise ValueError(f"env: names that begin with CORRAL_ are the server's: {', '.join(reserved)}")
+        if sum(map(len, [*(self.command or ()), *self.env, *self.env.values()])) > 65_536:
+            raise ValueError("command and env together are over 64 KiB")
+        return self
+
+    @field_validator("id")
+    @classmethod
+    def _is_uuid(cls, value: str) -> str:
+        return str(uuid.UUID(value))
+
+
+@dataclass(frozen=True)
+class Agent:
+    """An agent that can be run."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def id(self) -> str:
+        return self.manifest.id
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One folder: an agent, or the reason why it is none. stamp: what the manifest's file looked like when read."""
+
+    folder: Path
+    stamp: tuple[int, int, int]
+    agent: Agent | None
+    error: str | None
+
+
+class AgentRegistry:
+    """The agents below one folder, always as they are on disk now."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._by_key: dict[str, Entry] = {}
+
+    def find(self, id_or_name: str) -> Agent:
+        """Return an agent by its id or its name.
+
+        Only texts that were read from a manifest or a folder's name are compared: no path is built from the argument.
+
+        Raises:
+            AgentUnknown: there is none. AgentBroken: its manifest cannot be used.
+        """
+        entry = self._by_key.get(id_or_name)
+        if entry is None or _stamp(entry.folder) != entry.stamp:
+            self._scan()
+            entry = self._by_key.get(id_or_name)
+        if entry is None:
+            raise AgentUnknown(f"cannot find agent {id_or_name[:100]!r}: no agent has this id or name")
+        if entry.agent is None:
+            raise AgentBroken(f"cannot use agent {entry.folder.name!r}: {entry.error}")
+        return entry.agent
+
+    def entries(self) -> list[Entry]:
+        """Return all folders with a manifest, by folder name."""
+        return list(self._scan())
+
+    def _scan(self) -> list[Entry]:
+        entries, by_key = [], {}
+        for entry in _read_all(self._root):
+            keys = (entry.agent.name, entry.agent.id) if entry.agent else (entry.folder.name,)
+            taken = next((by_key[key] for key in keys if key in by_key), None)
+            if taken:
+                error = f"its name or id is also that of {taken.folder.name!r}"
+                entry = Entry(entry.folder, entry.stamp, None, error)
+                keys = tuple({entry.folder.name} - by_key.keys())
+            entries.append(entry)
+            by_key.update(dict.fromkeys(keys, entry))
+        self._by_key = by_key
+        return entries
+
+
+def read_agent(folder: Path) -> Agent:
+    """Return the agent of one folder. Raises AgentBroken: in words for its author."""
+    try:
+        data = tomllib.loads((folder / MANIFEST).read_text("utf-8"))
+        name = data.setdefault("name", folder.name)
+        data.setdefault("id", str(uuid.uuid5(_ID_NAMESPACE, str(name))))
+        return Agent(folder, Manifest.model_validate(data))
+    except ValidationError as error:
+        raise AgentBroken("; ".join(_problems(error))) from error
+    except (OSError, ValueError) as error:
+        raise AgentBroken(f"cannot read {MANIFEST}: {error}") from error
+
+
+def _read_all(root: Path) -> Iterator[Entry]:
+    try:
+        folders = sorted(path for path in root.iterdir() if (path / MANIFEST).exists())
+    except OSError:
+        return
+    for folder in folders:
+        stamp = _stamp(folder)
+        if stamp is None:
+            continue
+        try:
+            yield Entry(folder, stamp, read_agent(folder), None)
+        except AgentBroken as error:
+            yield Entry(folder, stamp, None, str(error))
+
+
+def _stamp(folder: Path) -> tuple[int, int, int] | None:
+    try:
+        status = (folder / MANIFEST).stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _problems(error: ValidationError) -> Iterator[str]:
+    for item in error.errors():
+        place = ".".join(map(str, item["loc"]))
+        yield f"{place}: {item['msg']}" if place else item["msg"].removeprefix("Value error, ")

@@ -1,0 +1,120 @@
+"""What `corral` can be told to do."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+
+from supervisor import __version__, scaffold
+from supervisor.agents import AgentRegistry
+from supervisor.errors import CorralError
+from supervisor.server import Server
+from supervisor.settings import Settings, load
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+agents_app = typer.Typer(help="List the agents, or make a new one.")
+app.add_typer(agents_app, name="agents")
+
+Config = Annotated[Path | None, typer.Option(envvar="CORRAL_CONFIG", help="Settings file; default: corral.toml.")]
+AgentsFolder = Annotated[Path | None, typer.Option("--agents", help="Folder of the agents.")]
+
+
+def main() -> None:
+    """Run the command line; an error of ours or the host's is one line on stderr and exit code 1."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+    )
+    try:
+        app()
+    except CorralError as error:
+        print(f"corral: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (loopback).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the database and the logs.")] = None,
+    agents: AgentsFolder = None,
+    max_running: Annotated[int | None, typer.Option(help="Runs that may be live at once.")] = None,
+    config: Config = None,
+) -> None:
+    """Run the server until SIGTERM or Ctrl-C. Each option can also be set as CORRAL_NAME or in the settings file."""
+    flags = {"host": host, "port": port, "data": data, "agents": agents, "max_running": max_running}
+    Server(load(flags, config), _say_ready).run()
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+@agents_app.callback(invoke_without_command=True)
+def list_agents(
+    context: typer.Context,
+    agents: AgentsFolder = None,
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the agents, the broken ones with their error; exit code 1 if one is broken."""
+    settings = context.obj = load({"agents": agents}, config)
+    if context.invoked_subcommand:
+        return
+    rows = _rows(settings)
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    elif rows:
+        _print_table(rows)
+    else:
+        print(f"There is no agent in {settings.agents}; make one with: corral agents new NAME")
+    if any(row["error"] for row in rows):
+        raise typer.Exit(1)
+
+
+@agents_app.command("new")
+def new_agent(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="Name of the agent and its folder.")]
+) -> None:
+    """Make the folder of a new agent that runs."""
+    settings: Settings = context.obj
+    folder = scaffold.create(settings.agents, name)
+    print(f"Made {folder}. Its code is agent.py; a running server has it already.")
+
+
+def _say_ready(url: str) -> None:
+    body = '{"agent_id": "weather", "input": {"question": "What is the weather today?"}}'
+    command = f"curl {url}/executions/run -H 'Content-Type: application/json' -d '{body}'"
+    print(f"Corral {__version__} is ready on {url}  Try: {command}", flush=True)
+
+
+def _rows(settings: Settings) -> list[dict[str, str | int | None]]:
+    return [
+        {
+            "name": entry.agent.name if entry.agent else entry.folder.name,
+            "id": entry.agent.id if entry.agent else None,
+            "priority": entry.agent.manifest.priority if entry.agent else None,
+            "description": entry.agent.manifest.description if entry.agent else "",
+            "folder": str(entry.folder),
+            "error": entry.error,
+        }
+        for entry in AgentRegistry(settings.agents).entries()
+    ]
+
+
+def _print_table(rows: list[dict[str, str | int | None]]) -> None:
+    width = max(len(str(row["name"])) for row in rows)
+    for row in rows:
+        what = f"broken: {row['error']}" if row["error"] else row["description"]
+        print(f"{row['name']!s:{width}}  {row['id'] or '':36}  {what}".rstrip())

@@ -1,0 +1,37 @@
+"""Faults that are ours, the host's or the caller's. What an agent does wrong is a value: models.Termination."""
+
+
+class CorralError(Exception):
+    """Base of all; its text reads "cannot <verb> <thing>: <reason>"."""
+
+
+class ConfigurationError(CorralError):
+    """A setting, a flag or the data directory is not usable; the server does not start."""
+
+
+class AgentUnknown(CorralError):
+    """No agent has this id or name."""
+
+
+class AgentBroken(CorralError):
+    """The agent's manifest cannot be used as it is."""
+
+
+class StoreError(CorralError):
+    """The database refused or could not do the work; nothing of it was recorded."""
+
+
+class ExecutionUnknown(StoreError):
+    """No execution has this id."""
+
+
+class InvalidTransition(CorralError):
+    """The event is not possible in the execution's status."""
+
+
+class InvalidJson(CorralError):
+    """A text is not JSON as Corral accepts it."""
+
+
+class LaunchError(CorralError):
+    """The launcher cannot be started or reached."""

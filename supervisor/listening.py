@@ -1,0 +1,45 @@
+"""The listening socket: opened by the supervisor, so that requests wait in its backlog while the API is restarted."""
+
+import ipaddress
+import socket
+
+from supervisor.errors import ConfigurationError
+
+_BACKLOG = 1024
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket.
+
+    Args:
+        host: a loopback address or "localhost". port: 0 for a free one.
+    Raises:
+        ConfigurationError: the address cannot be used, or is not a loopback address: whoever reaches the API may run
+            agents, and there are no API keys.
+    """
+    if not _is_loopback(host):
+        raise ConfigurationError(
+            f"cannot listen on {host!r}: only loopback addresses are allowed, because the API asks for no key"
+        )
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        raise ConfigurationError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    return listener
+
+
+def url(listener: socket.socket) -> str:
+    """Return the base URL of what is served on a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,163 @@
+"""What agents print: one capped log per execution, attempt and stream, in plain files.
+
+A log is a row of segment files named by the offset of their first byte: `stdout.0`, `stdout.524288`, … The first
+segment holds the head; later ones hold the tail, and of those the oldest is deleted when the log grows over its cap.
+So an offset always means the same byte, what is missing shows as a gap, and a reader needs no lock.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+STREAMS = ("stdout", "stderr")
+
+# Head : tail is 2 : 2, the tail in segments of a quarter, so at least a quarter of the cap of tail is always there.
+_SEGMENTS_PER_LOG = 4
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Bytes of a log. start: offset of the first one. end: where to read on. size: bytes written so far, kept or not."""
+
+    data: bytes
+    start: int
+    end: int
+    size: int
+
+
+class LogWriter:
+    """Appends one stream of one attempt; creates no file before the first byte."""
+
+    def __init__(self, folder: Path, stream: str, cap_bytes: int) -> None:
+        """Args: folder: of the attempt. cap_bytes: what the files of this stream may take on disk."""
+        self._folder = folder
+        self._stream = stream
+        self._segment_bytes = max(1, cap_bytes // _SEGMENTS_PER_LOG)
+        self._file: int | None = None
+        self._tail: list[int] = []
+        self._segment_end = 0
+        self.size = 0
+
+    def append(self, data: bytes) -> None:
+        """Write bytes at the end. Raises OSError: the disk does not take them."""
+        rest = memoryview(data)
+        while rest:
+            if self._file is None or self.size == self._segment_end:
+                self._next_segment()
+            assert self._file is not None
+            written = os.write(self._file, rest[: self._segment_end - self.size])
+            self.size += written
+            rest = rest[written:]
+
+    def close(self) -> None:
+        """Close the open segment; nothing can be appended any more."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _next_segment(self) -> None:
+        self.close()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._file = os.open(self._path(self.size), flags, 0o600)
+        head_segments = _SEGMENTS_PER_LOG // 2
+        if self.size == 0:
+            self._segment_end = head_segments * self._segment_bytes
+            return
+        self._segment_end = self.size + self._segment_bytes
+        self._tail.append(self.size)
+        if len(self._tail) > _SEGMENTS_PER_LOG - head_segments:
+            self._path(self._tail.pop(0)).unlink(missing_ok=True)
+
+    def _path(self, start: int) -> Path:
+        return self._folder / f"{self._stream}.{start}"
+
+
+class LogBook:
+    """The open logs of all live attempts. A log that cannot be written is given up; its run goes on."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._open: dict[tuple[str, int], dict[str, LogWriter]] = {}
+
+    def open(self, execution_id: str, attempt: int, cap_bytes: int) -> None:
+        """Begin the logs of an attempt. cap_bytes: of each stream."""
+        folder = attempt_folder(self._root, execution_id, attempt)
+        self._open[execution_id, attempt] = {stream: LogWriter(folder, stream, cap_bytes) for stream in STREAMS}
+
+    def append(self, execution_id: str, attempt: int, stream: str, data: bytes) -> None:
+        """Write what an agent printed."""
+        writers = self._open.get((execution_id, attempt), {})
+        if stream not in writers:
+            return
+        try:
+            writers[stream].append(data)
+        except OSError as error:
+            _log.error("log given up", execution=execution_id, stream=stream, error=str(error))
+            writers.pop(stream).close()
+
+    def close(self, execution_id: str, attempt: int) -> None:
+        """End the logs of an attempt."""
+        for writer in self._open.pop((execution_id, attempt), {}).values():
+            writer.close()
+
+
+class Logs:
+    """Reading the logs of all executions, also while they are written."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def read(self, execution_id: str, attempt: int, stream: str, offset: int, limit: int) -> Slice:
+        """Return up to limit bytes from offset on, or from the next byte that is kept.
+
+        A slice ends where a segment ends. An offset past the end gives no bytes and the true end.
+        """
+        folder = attempt_folder(self._root, execution_id, attempt)
+        while True:
+            segments = _segments(folder, stream)
+            size = _size(folder, stream, segments)
+            for start, following in zip(segments, [*segments[1:], None], strict=True):
+                if following is not None and offset >= following:
+                    continue
+                begin = max(offset, start)
+                try:
+                    data = _read(folder / f"{stream}.{start}", begin - start, limit)
+                except FileNotFoundError:
+                    break
+                if data or following is None:
+                    return Slice(data, begin, begin + len(data), max(size, begin + len(data)))
+            else:
+                return Slice(b"", offset, offset, size)
+
+
+def attempt_folder(root: Path, execution_id: str, attempt: int) -> Path:
+    """Return where the logs of an attempt are. Two levels: the last characters of an id are random, and fill evenly."""
+    return root / execution_id[-2:] / execution_id / str(attempt)
+
+
+def _segments(folder: Path, stream: str) -> list[int]:
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    return sorted(int(name.rpartition(".")[2]) for name in names if name.startswith(f"{stream}."))
+
+
+def _size(folder: Path, stream: str, segments: list[int]) -> int:
+    if not segments:
+        return 0
+    try:
+        return segments[-1] + os.stat(folder / f"{stream}.{segments[-1]}").st_size
+    except FileNotFoundError:
+        return segments[-1]
+
+
+def _read(path: Path, offset: int, limit: int) -> bytes:
+    with open(path, "rb") as segment:
+        segment.seek(offset)
+        return segment.read(limit)

@@ -1,0 +1,175 @@
+"""The supervisor's loop: gather what happened, decide, commit once, act. Nothing is acted on before it is recorded."""
+
+from dataclasses import dataclass, field
+
+import structlog
+
+from supervisor.agent_digest import AgentDigests
+from supervisor.agents import Agent, AgentRegistry
+from supervisor.clock import Clock
+from supervisor.errors import AgentBroken, AgentUnknown, StoreError
+from supervisor.logs import LogBook
+from supervisor.machine import outcome
+from supervisor.machine.machine import Machine, Message
+from supervisor.machine.reactor import Reactor
+from supervisor.machine.stopper import Reason
+from supervisor.models import Claim, Finished, Log, Origin, Progress
+from supervisor.scheduler import Slots
+from supervisor.states import Cause
+from supervisor.store import Store, Transaction
+
+CANCELED = Reason(Cause.CANCELED, "It was canceled by the client.", "client")
+STOPPED = Reason(Cause.STOPPED, "The server was stopped, and the run with it.", "server")
+
+# Claims in one transaction: enough to share its commit, few enough that the API's writes never wait long.
+_CLAIMS_PER_STEP = 32
+
+# After a failed write: the disk may have room again.
+_RETRY_SECONDS = 1.0
+
+_log = structlog.get_logger()
+
+Key = tuple[str, int]
+
+
+@dataclass
+class Plan:
+    """What one step does once it is recorded."""
+
+    launches: list[tuple[Claim, Agent]] = field(default_factory=list)
+    stops: list[Key] = field(default_factory=list)
+    ended: list[Key] = field(default_factory=list)
+
+
+class Loop:
+    """One thread that owns all decisions about executions."""
+
+    def __init__(
+        self,
+        store: Store,
+        machine: Machine,
+        agents: AgentRegistry,
+        digests: AgentDigests,
+        logs: LogBook,
+        reactor: Reactor,
+        clock: Clock,
+        origin: Origin,
+        max_running: int,
+    ) -> None:
+        self._store = store
+        self._machine = machine
+        self._agents = agents
+        self._digests = digests
+        self._logs = logs
+        self._reactor = reactor
+        self._clock = clock
+        self._origin = origin
+        self._slots = Slots(max_running)
+        self._unrecorded: list[Message] = []
+        self._stops_begun: set[Key] = set()
+        self._look_again = True
+        self._machine_was_ready = False
+        self._draining = False
+
+    def run(self) -> None:
+        """Step until shut_down() was called and no run is left."""
+        while not (self._draining and self._slots.empty):
+            self.step()
+
+    def step(self, seconds: float | None = None) -> None:
+        """Wait for something to happen, at most so long, and deal with all that has happened."""
+        self._gather(seconds)
+        if not (self._unrecorded or self._look_again):
+            return
+        try:
+            plan = self._commit()
+        except StoreError as error:
+            self._put_off(error)
+            return
+        self._act(plan)
+
+    def look(self) -> None:
+        """The database may hold something new."""
+        self._look_again = True
+
+    def shut_down(self, longest_grace_seconds: float) -> None:
+        """Launch nothing more, and stop every run."""
+        self._draining = True
+        self._machine.stop_all(STOPPED, longest_grace_seconds)
+
+    def _gather(self, seconds: float | None) -> None:
+        self._reactor.wait(0 if self._look_again else seconds)
+        if self._machine.ready != self._machine_was_ready:
+            self._machine_was_ready = self._machine.ready
+            self._look_again = True
+        for message in self._machine.take_messages():
+            if isinstance(message, Log):
+                self._logs.append(message.execution_id, message.attempt, message.stream, message.data)
+            else:
+                self._unrecorded.append(message)
+
+    def _commit(self) -> Plan:
+        plan = Plan()
+        slots = self._slots.copy()
+        with self._store.transaction() as transaction:
+            for message in self._unrecorded:
+                self._record(message, transaction, slots, plan)
+            plan.stops = [key for key in transaction.cancel_requested() if key not in self._stops_begun]
+            self._claim(transaction, slots, plan)
+        self._look_again = len(plan.launches) == _CLAIMS_PER_STEP
+        self._unrecorded.clear()
+        self._slots = slots
+        return plan
+
+    def _record(self, message: Message, transaction: Transaction, slots: Slots, plan: Plan) -> None:
+        key = (message.execution_id, message.attempt)
+        if isinstance(message, Progress):
+            transaction.progress(*key, message.data)
+        elif isinstance(message, Finished):
+            transaction.end(*key, self._origin, message.outcome)
+            slots.give_back(key)
+            plan.ended.append(key)
+
+    def _claim(self, transaction: Transaction, slots: Slots, plan: Plan) -> None:
+        while self._may_launch(slots) and len(plan.launches) < _CLAIMS_PER_STEP:
+            claim = transaction.claim(slots.full_agents())
+            if claim is None:
+                return
+            agent = self._begin(claim, transaction)
+            if agent:
+                slots.take((claim.execution_id, claim.attempt), agent.id, agent.manifest.concurrency)
+                plan.launches.append((claim, agent))
+
+    def _begin(self, claim: Claim, transaction: Transaction) -> Agent | None:
+        """Record the attempt, and its end too if its agent is no longer there to be run."""
+        try:
+            agent = self._agents.find(claim.agent_id)
+            digest = self._digests.digest(agent.folder)
+        except (AgentUnknown, AgentBroken, OSError) as error:
+            transaction.start_attempt(claim, self._origin, None)
+            failed = outcome.launch_failed(str(error), self._clock.now())
+            transaction.end(claim.execution_id, claim.attempt, self._origin, failed)
+            return None
+        transaction.start_attempt(claim, self._origin, digest)
+        return agent
+
+    def _may_launch(self, slots: Slots) -> bool:
+        return self._machine.ready and not self._draining and slots.free > 0
+
+    def _act(self, plan: Plan) -> None:
+        for key in plan.ended:
+            self._machine.release(*key)
+            self._logs.close(*key)
+            self._stops_begun.discard(key)
+        for claim, agent in plan.launches:
+            self._logs.open(claim.execution_id, claim.attempt, agent.manifest.limits.log_bytes)
+            self._machine.start(claim, agent)
+        for key in plan.stops:
+            self._stops_begun.add(key)
+            self._machine.stop(*key, CANCELED)
+
+    def _put_off(self, error: StoreError) -> None:
+        """Keep what is not recorded; nothing was acted on. The runs themselves go on."""
+        _log.error("write failed", error=str(error), waiting=len(self._unrecorded))
+        self._look_again = False
+        self._reactor.call_at(self._clock.monotonic() + _RETRY_SECONDS, self.look)

@@ -1,0 +1,161 @@
+"""Reading what an agent says on its result channel: bounded, incremental, and trusting nothing."""
+
+from supervisor import strict_json
+from supervisor.errors import InvalidJson
+from supervisor.states import Cause
+
+# Progress is for people to look at; what is large belongs into the result.
+PROGRESS_BYTES = 64 << 10
+
+# What a frame has around its value: {"unencodable":…}.
+_ENVELOPE_BYTES = 64
+
+# An error frame carries a traceback, which runner/agent.py cuts at 64 KiB; escapes can make it six times as long.
+_ERROR_BYTES = 6 * 65 << 10
+
+
+class ResultChannel:
+    """What both ways of giving a result have in common.
+
+    result: JSON text of an object, once it was read whole. error: (message, traceback) that the agent gave instead.
+    fault: (cause, what is wrong), the first thing that broke the rules; nothing is looked at after it.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self._buffer = bytearray()
+        self.result: str | None = None
+        self.error: tuple[str, str] | None = None
+        self.fault: tuple[Cause, str] | None = None
+
+    def _take_result(self, value: object) -> None:
+        if not isinstance(value, dict):
+            self._invalid(f"it is {_kind(value)}, and must be an object")
+            return
+        try:
+            text = strict_json.dump(value)
+        except InvalidJson as error:
+            self._invalid(str(error))
+            return
+        if len(text.encode()) > self._limit:
+            self._too_large()
+            return
+        self.result = text
+
+    def _invalid(self, reason: str) -> None:
+        self._refuse(Cause.RESULT_INVALID, f"The result is not valid: {reason}.")
+
+    def _too_large(self) -> None:
+        self._refuse(Cause.RESULT_TOO_LARGE, f"The result is larger than its limit of {self._limit} bytes.")
+
+    def _refuse(self, cause: Cause, message: str) -> None:
+        self.fault = (cause, message)
+        self.result = None
+        self._buffer.clear()
+
+
+class FrameReader(ResultChannel):
+    """Frames: one JSON object per line, any number of progress, then one result or error."""
+
+    def feed(self, data: bytes) -> list[str]:
+        """Take in bytes; return the progress values among them, as JSON texts, in order."""
+        if self.fault:
+            return []
+        progress = []
+        self._buffer += data
+        while (end := self._buffer.find(b"\n")) >= 0 and not self.fault:
+            line = bytes(self._buffer[:end])
+            del self._buffer[: end + 1]
+            progress += self._take_line(line)
+        if len(self._buffer) > self._line_limit:
+            self._too_large()
+        return progress
+
+    def finish(self) -> None:
+        """The channel is at its end: what is left must be a whole last line."""
+        if self._buffer and not self.fault:
+            self._take_line(bytes(self._buffer))
+            if self.fault and self.fault[0] is Cause.RESULT_INVALID:
+                self._invalid("it ends in the middle of a line")
+
+    @property
+    def _line_limit(self) -> int:
+        return max(self._limit, _ERROR_BYTES) + _ENVELOPE_BYTES
+
+    def _take_line(self, line: bytes) -> list[str]:
+        if not line.strip():
+            return []
+        if self.result is not None or self.error is not None:
+            self._invalid("something follows it")
+            return []
+        try:
+            frame = strict_json.parse(line)
+        except InvalidJson as error:
+            self._invalid(str(error))
+            return []
+        if not isinstance(frame, dict) or len(frame) != 1:
+            self._invalid("a line is not an object with exactly one key")
+            return []
+        ((kind, value),) = frame.items()
+        if kind == "progress":
+            return self._take_progress(value)
+        self._take_end(kind, value, len(line))
+        return []
+
+    def _take_end(self, kind: str, value: object, size: int) -> None:
+        if kind == "result":
+            if size > self._limit + _ENVELOPE_BYTES:
+                self._too_large()
+            else:
+                self._take_result(value)
+        elif kind == "error" and isinstance(value, dict):
+            message = _text(value.get("message", ""))
+            self.error = (message, _text(value.get("traceback") or message))
+        elif kind == "unencodable":
+            self._invalid(f"it cannot be written as JSON ({_text(value)})")
+        else:
+            self._invalid(f"{kind[:40]!r} is not a kind of frame")
+
+    def _take_progress(self, value: object) -> list[str]:
+        try:
+            text = strict_json.dump(value)
+        except InvalidJson as error:
+            self._invalid(f"in a progress frame, {error}")
+            return []
+        if len(text.encode()) > PROGRESS_BYTES:
+            message = f"A progress frame is larger than the limit of {PROGRESS_BYTES} bytes."
+            self._refuse(Cause.RESULT_TOO_LARGE, message)
+            return []
+        return [text]
+
+
+class WholeOutput(ResultChannel):
+    """The whole of stdout is one JSON document."""
+
+    def feed(self, data: bytes) -> list[str]:
+        """Take in bytes; there is never any progress to return."""
+        if self.fault:
+            return []
+        self._buffer += data
+        if len(self._buffer) > self._limit + _ENVELOPE_BYTES:
+            self._too_large()
+        return []
+
+    def finish(self) -> None:
+        """The channel is at its end: parse what came."""
+        if self.fault or not self._buffer.strip():
+            return
+        try:
+            self._take_result(strict_json.parse(bytes(self._buffer)))
+        except InvalidJson as error:
+            self._invalid(str(error))
+
+
+def _text(value: object) -> str:
+    """Return a text from an agent without the half surrogate pairs that JSON escapes can smuggle in."""
+    return str(value).encode("utf-8", "replace").decode()
+
+
+def _kind(value: object) -> str:
+    names = {str: "a text", bool: "true or false", int: "a number", float: "a number", list: "a list"}
+    return names.get(type(value), "null")

@@ -1,0 +1,255 @@
+"""Runs on this machine: start and stop in; progress, log and finished out.
+
+An order names its execution and attempt; a repeated one, or one for a run that has ended, changes nothing. Nothing is
+decided here about the execution: this side tells what became of the attempt, the head decides what that means.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from runner import protocol
+from supervisor.agents import Agent
+from supervisor.clock import MICROSECONDS, Clock
+from supervisor.machine import outcome
+from supervisor.machine.launcher import Launcher
+from supervisor.machine.process_tree import AdoptedProcesses
+from supervisor.machine.progress import ProgressGate
+from supervisor.machine.reactor import Reactor
+from supervisor.machine.run import Run
+from supervisor.machine.spec import launch_spec
+from supervisor.machine.stopper import Reason, Stopper
+from supervisor.models import Claim, Finished, Isolation, Log, Progress, Usage
+from supervisor.states import Cause
+
+Message = Progress | Log | Finished
+
+# What every run has at this tier; nothing else keeps an agent from the host's files, network and processes.
+TRUSTED = Isolation("trusted", ("session", "descriptors", "environment", "rlimits", "no_new_privs"), ())
+
+# A tree that lives this long after the first SIGKILL is in the kernel's hands (an uninterruptible sleep).
+_STUCK_SECONDS = 10.0
+
+_SWEEP_SECONDS = 0.01
+
+_log = structlog.get_logger()
+
+
+class Machine:
+    """All live runs of this machine."""
+
+    def __init__(
+        self, data: Path, work: Path, lock: int, our_pids: Callable[[], set[int]], reactor: Reactor, clock: Clock
+    ) -> None:
+        """Prepare; open() starts the launcher.
+
+        Args:
+            data, work, lock: see Launcher.
+            our_pids: the server's own processes, which are never taken for left-overs of a run.
+        """
+        self._work = work
+        self._our_pids = our_pids
+        self._reactor = reactor
+        self._clock = clock
+        self._runs: dict[tuple[str, int], Run] = {}
+        self._lost: list[Run] = []
+        self._messages: list[Message] = []
+        self._adopted = AdoptedProcesses()
+        self._events = {
+            protocol.STARTED: self._on_started,
+            protocol.EXITED: self._on_exited,
+            protocol.GONE: self._on_gone,
+        }
+        self.launcher = Launcher(data, work, lock, self._on_event, self._on_launcher_death, reactor, clock)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a start can be carried out now."""
+        return self.launcher.connected
+
+    def start(self, claim: Claim, agent: Agent) -> None:
+        """Launch an attempt; its end comes as a message, also when it cannot be launched."""
+        now = self._clock.monotonic()
+        key = (claim.execution_id, claim.attempt)
+        if key in self._runs:
+            return
+        try:
+            gate = ProgressGate(partial(self._tell_progress, claim), self._reactor, self._clock)
+            run = Run(claim, agent, now, gate)
+        except OSError as error:
+            failed = outcome.launch_failed(f"cannot open its pipes: {error.strerror}", self._clock.now())
+            self._messages.append(Finished(claim.execution_id, claim.attempt, failed))
+            return
+        self._runs[key] = run
+        timeout = agent.manifest.timeout_seconds
+        deadline = self._clock.now() / MICROSECONDS + timeout
+        self.launcher.launch(run.name, launch_spec(claim, agent, self._work / run.name, deadline), run.descriptors())
+        run.hand_over()
+        run.deadline = self._reactor.call_at(now + timeout, partial(self._on_deadline, run))
+        for stream, descriptor in run.readers.items():
+            self._reactor.watch(descriptor, partial(self._on_readable, run, stream))
+
+    def stop(self, execution_id: str, attempt: int, reason: Reason, grace_seconds: float | None = None) -> None:
+        """Take a run down the stop ladder. The first reason stands; one that has ended is left alone.
+
+        Args:
+            grace_seconds: from SIGTERM to SIGKILL; None for the agent's own.
+        """
+        run = self._runs.get((execution_id, attempt))
+        if run and run.stop_reason is None:
+            grace = run.agent.manifest.grace_seconds if grace_seconds is None else grace_seconds
+            self._begin_stop(run, reason, grace)
+
+    def stop_all(self, reason: Reason, longest_grace_seconds: float) -> None:
+        """Stop every run, with its own grace period where that is shorter; those being stopped are hurried."""
+        for run in list(self._runs.values()):
+            grace = min(run.agent.manifest.grace_seconds, longest_grace_seconds)
+            if run.stop_reason is None:
+                self._begin_stop(run, reason, grace)
+            elif run.stopper:
+                run.stopper.hurry(grace)
+
+    def release(self, execution_id: str, attempt: int) -> None:
+        """Forget an attempt whose end is recorded."""
+        self.launcher.release(f"{execution_id}.{attempt}")
+
+    def take_messages(self) -> list[Message]:
+        """Return what has happened since the last call, in order."""
+        messages, self._messages = self._messages, []
+        return messages
+
+    # -- what the launcher tells -------------------------------------------------------------------------------------
+
+    def _on_event(self, event: dict[str, Any], descriptors: list[int]) -> None:
+        execution_id, _, attempt = event["run"].rpartition(".")
+        run = self._runs.get((execution_id, int(attempt)))
+        if run is None:
+            protocol.close_all(descriptors)
+            return
+        self._events[event["event"]](run, event, descriptors)
+
+    def _on_started(self, run: Run, event: dict[str, Any], descriptors: list[int]) -> None:
+        run.pid = event["pid"]
+        (run.pidfd,) = descriptors
+        if run.stop_reason:
+            self._begin_ladder(run)
+
+    def _on_exited(self, run: Run, _event: dict[str, Any], _descriptors: list[int]) -> None:
+        """The agent has ended by itself and left processes behind: nothing of a run may outlive it."""
+        if not run.stopper:
+            stopper = self._new_stopper(run)
+            if stopper:
+                stopper.kill()
+
+    def _on_gone(self, run: Run, event: dict[str, Any], _descriptors: list[int]) -> None:
+        used = event["usage"] or {}
+        self._finish(run, Usage(self._wall_seconds(run), **used), status=event["status"], launch_error=event["error"])
+
+    def _on_launcher_death(self) -> None:
+        """The kernel has killed each run's init and agent; what they left behind is ours now, and is killed first."""
+        self._lost += self._runs.values()
+        for run in self._lost:
+            if run.stopper:
+                run.stopper.end()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        if self._adopted.kill(self._our_pids()):
+            self._reactor.call_at(self._clock.monotonic() + _SWEEP_SECONDS, self._sweep)
+            return
+        lost, self._lost = self._lost, []
+        for run in lost:
+            self._finish(run, Usage(self._wall_seconds(run)), lost=True)
+
+    # -- what the agent says -----------------------------------------------------------------------------------------
+
+    def _on_readable(self, run: Run, stream: str) -> None:
+        data = run.read(stream)
+        if data:
+            self._take(run, stream, data)
+        elif data is not None:
+            self._reactor.forget(run.readers[stream])
+        if run.channel.fault and run.stop_reason is None:
+            self._begin_stop(run, Reason(*run.channel.fault, "limit"), run.agent.manifest.grace_seconds)
+
+    def _take(self, run: Run, stream: str, data: bytes) -> None:
+        if stream != "result":
+            self._messages.append(Log(run.claim.execution_id, run.claim.attempt, stream, data))
+        if stream == "stderr":
+            run.keep_stderr(data)
+        if stream == run.result_stream:
+            for text in run.channel.feed(data):
+                run.progress.offer(text)
+
+    def _tell_progress(self, claim: Claim, text: str) -> None:
+        self._messages.append(Progress(claim.execution_id, claim.attempt, text))
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def _on_deadline(self, run: Run) -> None:
+        limit = run.agent.manifest.timeout_seconds
+        reason = Reason(
+            Cause.WALL_TIME,
+            f"It ran longer than its limit of {limit:g} seconds.",
+            "limit",
+            {"timeout_seconds": limit},
+            {"wall_seconds": self._wall_seconds(run)},
+        )
+        self.stop(run.claim.execution_id, run.claim.attempt, reason)
+
+    def _begin_stop(self, run: Run, reason: Reason, grace_seconds: float) -> None:
+        run.stop_reason = reason
+        run.stop_grace_seconds = grace_seconds
+        run.done_before_stop = run.channel.result is not None
+        if run.pid is not None and not run.stopper:
+            self._begin_ladder(run)
+
+    def _begin_ladder(self, run: Run) -> None:
+        stopper = self._new_stopper(run)
+        if stopper:
+            stopper.terminate(run.stop_grace_seconds)
+
+    def _new_stopper(self, run: Run) -> Stopper | None:
+        """Return what stops this run, or None when its init has ended and the launcher is about to say so."""
+        tree = run.tree()
+        if tree:
+            run.stopper = Stopper(tree, self._reactor, self._clock, partial(self._on_stuck, run))
+        return run.stopper
+
+    def _on_stuck(self, run: Run, seconds: float) -> None:
+        if seconds > _STUCK_SECONDS:
+            _log.error("processes survive SIGKILL", run=run.name, seconds=round(seconds, 1))
+
+    def _finish(self, run: Run, usage: Usage, **ending: Any) -> None:
+        if run.stopper:
+            run.stopper.end()
+        if run.deadline:
+            run.deadline.cancel()
+        for descriptor in run.readers.values():
+            self._reactor.forget(descriptor)
+        run.drain(partial(self._take, run))
+        run.channel.finish()
+        run.progress.end()
+        seen = outcome.Ending(
+            at=self._clock.now(),
+            usage=usage,
+            isolation=TRUSTED,
+            limits=run.agent.manifest.limits.model_dump(),
+            stderr_tail=run.stderr_tail.decode("utf-8", "replace").replace("\x00", "\N{REPLACEMENT CHARACTER}"),
+            result=run.channel.result,
+            error=run.channel.error,
+            fault=run.channel.fault,
+            stop=run.stop_reason,
+            done_before_stop=run.done_before_stop,
+            kill=run.stopper.certificate() if run.stopper else None,
+            **ending,
+        )
+        run.close()
+        del self._runs[run.claim.execution_id, run.claim.attempt]
+        self._messages.append(Finished(run.claim.execution_id, run.claim.attempt, outcome.decide(seen)))
+
+    def _wall_seconds(self, run: Run) -> float:
+        return round(self._clock.monotonic() - run.began, 6)

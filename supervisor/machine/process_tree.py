@@ -1,0 +1,110 @@
+"""The processes of one run, found and signaled with psutil.
+
+The root is the run's init: a subreaper, so whatever a process of the run does, it stays below the root while the root
+lives. psutil compares start times before it signals, so a pid that was used again is never hit.
+"""
+
+import contextlib
+import os
+import signal
+
+import psutil
+
+# A look at /proc takes milliseconds, in which a running process can fork; a stopped one cannot. So the tree is stopped
+# until a look finds nobody new, at most so often before the loop gets to do something else.
+_FREEZE_ROUNDS = 8
+
+
+class ProcessTree:
+    """All processes below one root; the root itself is ours and is not signaled with them."""
+
+    def __init__(self, root_pid: int) -> None:
+        """Args: root_pid: a process that is alive or not yet waited for."""
+        self._root = psutil.Process(root_pid)
+        self.killed: set[int] = set()
+
+    def terminate(self) -> int:
+        """Ask every process to end, also the stopped ones; return how many were asked."""
+        members = self.members()
+        for process in members:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+        for process in members:
+            # A stopped process takes SIGTERM only when it is continued. Source: signal(7).
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+        return len(members)
+
+    def kill(self) -> int:
+        """Stop all, then kill all that were found; return how many there were. Call again until the root has ended."""
+        members = self._freeze()
+        self._signal(members, signal.SIGKILL)
+        self.killed.update(process.pid for process in members)
+        return len(members)
+
+    def members(self) -> list[psutil.Process]:
+        """Return the processes that live below the root; none if the root has ended."""
+        try:
+            below = self._root.children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        return [process for process in below if _lives(process)]
+
+    def kill_root(self) -> None:
+        """Kill the init; for one that an agent has stopped or tampered with. What is below it goes to the launcher."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._root.kill()
+
+    def _freeze(self) -> list[psutil.Process]:
+        frozen: dict[int, psutil.Process] = {}
+        for _ in range(_FREEZE_ROUNDS):
+            fresh = [process for process in self.members() if process.pid not in frozen]
+            if not fresh:
+                break
+            self._signal(fresh, signal.SIGSTOP)
+            frozen.update((process.pid, process) for process in fresh)
+        return list(frozen.values())
+
+    def _signal(self, processes: list[psutil.Process], number: signal.Signals) -> None:
+        """Signal processes, then their process groups: one call per group, which no fork in the group can race with.
+
+        Every group below the root is the run's own, because the agent was started in a session of its own.
+        """
+        groups = set()
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                process.send_signal(number)
+                if os.getsid(process.pid) != self._root.pid:
+                    groups.add(os.getpgid(process.pid))
+        for group in groups:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, number)
+
+
+class AdoptedProcesses:
+    """Children of this process that it did not start: what is left of runs whose launcher has died."""
+
+    def __init__(self) -> None:
+        self._self = psutil.Process()
+
+    def kill(self, our_own: set[int]) -> int:
+        """Kill them with all that is below them, reap what has ended, and return how many there still were.
+
+        Args:
+            our_own: pids of the children that this process did start.
+        """
+        adopted = [child for child in self._self.children() if child.pid not in our_own]
+        for child in adopted:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for process in [*child.children(recursive=True), child]:
+                    process.kill()
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child.pid, os.WNOHANG)
+        return len(adopted)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,49 @@
+"""Progress of one run, thinned: an agent may tell as often as it likes, the database is not filled by it."""
+
+from collections.abc import Callable
+
+from supervisor.clock import Clock
+from supervisor.machine.reactor import Reactor, Timer
+
+# So many are passed on at once, then one a second, always the latest.
+_BURST = 100
+_REFILL_SECONDS = 1.0
+
+
+class ProgressGate:
+    """A token bucket that keeps the latest value while it is empty."""
+
+    def __init__(self, tell: Callable[[str], None], reactor: Reactor, clock: Clock) -> None:
+        """Args: tell: takes each value that is passed on."""
+        self._tell = tell
+        self._reactor = reactor
+        self._clock = clock
+        self._tokens = float(_BURST)
+        self._filled_at = clock.monotonic()
+        self._held: str | None = None
+        self._timer: Timer | None = None
+
+    def offer(self, text: str) -> None:
+        """Pass a value on, or hold it until its time has come or a later one takes its place."""
+        now = self._clock.monotonic()
+        self._tokens = min(_BURST, self._tokens + (now - self._filled_at) / _REFILL_SECONDS)
+        self._filled_at = now
+        if self._tokens >= 1:
+            self._tokens -= 1
+            self._tell(text)
+            self._held = None
+            return
+        if self._held is None:
+            self._timer = self._reactor.call_at(now + _REFILL_SECONDS, self._release)
+        self._held = text
+
+    def end(self) -> None:
+        """Pass on what is held: the run is over."""
+        if self._timer:
+            self._timer.cancel()
+        self._release()
+
+    def _release(self) -> None:
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._tell(held)

@@ -1,0 +1,146 @@
+"""One live run: its descriptors, and what has been read from them so far."""
+
+import fcntl
+import os
+import select
+from collections.abc import Callable
+
+import psutil
+
+from runner.protocol import close_all
+from supervisor.agents import Agent
+from supervisor.machine.frames import FrameReader, WholeOutput
+from supervisor.machine.process_tree import ProcessTree
+from supervisor.machine.progress import ProgressGate
+from supervisor.machine.reactor import Timer
+from supervisor.machine.stopper import Reason, Stopper
+from supervisor.models import Claim
+
+# Read at once from one pipe: what a pipe holds. One run that floods cannot keep the loop from the others.
+READ_BYTES = 65_536
+
+# At the end of a run its pipes are emptied; a pipe holds at most what an agent may set with F_SETPIPE_SZ.
+_DRAIN_BYTES = 4 << 20
+
+_STDERR_TAIL_BYTES = 4096
+
+
+class Run:
+    """What the machine knows of one attempt from its launch to its end."""
+
+    def __init__(self, claim: Claim, agent: Agent, began: float, progress: ProgressGate) -> None:
+        """Create the pipes. Args: began: monotonic seconds. Raises: OSError: the host has no more descriptors."""
+        self.claim = claim
+        self.agent = agent
+        self.began = began
+        self.progress = progress
+        self.pid: int | None = None
+        self.pidfd = -1
+        self.deadline: Timer | None = None
+        self.stop_reason: Reason | None = None
+        self.stop_grace_seconds = 0.0
+        self.stopper: Stopper | None = None
+        self.done_before_stop = False
+        self.stderr_tail = bytearray()
+        limit = agent.manifest.limits.result_bytes
+        self.channel = WholeOutput(limit) if agent.manifest.result == "stdout" else FrameReader(limit)
+        self.readers: dict[str, int] = {}
+        self._writers: dict[str, int] = {}
+        try:
+            self._open_pipes()
+        except OSError:
+            self.close()
+            raise
+
+    @property
+    def name(self) -> str:
+        """What the launcher calls it."""
+        return f"{self.claim.execution_id}.{self.claim.attempt}"
+
+    @property
+    def result_stream(self) -> str:
+        """The stream that carries the result."""
+        return self.agent.manifest.result if self.agent.manifest.result == "stdout" else "result"
+
+    def descriptors(self) -> list[int]:
+        """Return what the launcher is sent, in the order of runner.protocol.DESCRIPTORS."""
+        writers = [self._writers[name] for name in ("stdin", "stdout", "stderr", "result")]
+        return writers + [self.readers[name] for name in ("stdout", "stderr", "result")]
+
+    def hand_over(self) -> None:
+        """Close the agent's ends, which the launcher has now."""
+        close_all(self._writers.values())
+        self._writers.clear()
+
+    def read(self, stream: str) -> bytes | None:
+        """Return what one pipe holds, b"" at its end, None when there is nothing now."""
+        try:
+            return os.read(self.readers[stream], READ_BYTES)
+        except BlockingIOError:
+            return None
+
+    def drain(self, take: Callable[[str, bytes], None]) -> None:
+        """Hand over all that is still in the pipes. Nobody writes any more, so this ends."""
+        for stream in self.readers:
+            left = _DRAIN_BYTES
+            while left > 0 and (data := self.read(stream)):
+                take(stream, data)
+                left -= len(data)
+
+    def keep_stderr(self, data: bytes) -> None:
+        """Remember the end of stderr."""
+        self.stderr_tail += data
+        del self.stderr_tail[:-_STDERR_TAIL_BYTES]
+
+    def tree(self) -> ProcessTree | None:
+        """Return its processes; None when it has not started or its init has ended.
+
+        The pidfd tells a live init from a stranger that has got its pid: it is looked at after psutil has noted the
+        start time of whatever has the pid.
+        """
+        if self.pid is None:
+            return None
+        try:
+            tree = ProcessTree(self.pid)
+        except psutil.NoSuchProcess:
+            return None
+        return None if _is_readable(self.pidfd) else tree
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        self.hand_over()
+        close_all(self.readers.values())
+        self.readers.clear()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+    def _open_pipes(self) -> None:
+        self._writers["stdin"] = _input_file(self.claim.payload.encode())
+        for stream in ("stdout", "stderr", "result"):
+            self.readers[stream], self._writers[stream] = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(self.readers[stream], False)
+
+
+def _input_file(data: bytes) -> int:
+    """Return a sealed memory file, open at its start: unlike a pipe it takes any input at once, whoever reads when.
+
+    Source: memfd_create(2), fcntl(2) "File Sealing".
+    """
+    descriptor = os.memfd_create("input", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(data)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _is_readable(descriptor: int) -> bool:
+    waiting = select.poll()
+    waiting.register(descriptor, select.POLLIN)
+    return bool(waiting.poll(0))

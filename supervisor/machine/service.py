@@ -1,0 +1,83 @@
+"""A server process of ours, started again when it dies: at once the first time, later and later if it keeps dying."""
+
+import os
+import subprocess
+from collections.abc import Callable
+
+import structlog
+
+from supervisor.clock import Clock
+from supervisor.machine.reactor import Reactor
+
+_FIRST_DELAY_SECONDS = 0.05
+_LONGEST_DELAY_SECONDS = 10.0
+
+# A process that has lived this long is started again at once when it dies.
+_PROVEN_SECONDS = 30.0
+
+_log = structlog.get_logger()
+
+
+class Service:
+    """One process that is to live as long as the server."""
+
+    def __init__(
+        self,
+        name: str,
+        spawn: Callable[[], subprocess.Popen[bytes]],
+        on_exit: Callable[[], None],
+        reactor: Reactor,
+        clock: Clock,
+    ) -> None:
+        """Args: spawn: starts the process. on_exit: called after each end of it that stop() did not ask for."""
+        self._name = name
+        self._spawn = spawn
+        self._on_exit = on_exit
+        self._reactor = reactor
+        self._clock = clock
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pidfd = -1
+        self._started_at = 0.0
+        self._delay = _FIRST_DELAY_SECONDS
+        self._stopping = False
+
+    @property
+    def pid(self) -> int | None:
+        """The pid of the process, None while there is none."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Start the process."""
+        if self._stopping:
+            return
+        self._process = self._spawn()
+        self._started_at = self._clock.monotonic()
+        self._pidfd = os.pidfd_open(self._process.pid)
+        self._reactor.watch(self._pidfd, self._on_ended)
+
+    def stop(self) -> None:
+        """Ask the process to end, and do not start it again."""
+        self._stopping = True
+        if self._process:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """End the process now; for one that was asked and did not."""
+        if self._process:
+            self._process.kill()
+
+    def _on_ended(self) -> None:
+        assert self._process is not None
+        self._reactor.forget(self._pidfd)
+        os.close(self._pidfd)
+        code = self._process.wait()
+        self._process = None
+        if self._stopping:
+            return
+        now = self._clock.monotonic()
+        if now - self._started_at > _PROVEN_SECONDS:
+            self._delay = _FIRST_DELAY_SECONDS
+        _log.error("process died", process=self._name, exit_code=code, restart_in_seconds=self._delay)
+        self._reactor.call_at(now + self._delay, self.start)
+        self._delay = min(self._delay * 2, _LONGEST_DELAY_SECONDS)
+        self._on_exit()

@@ -1,0 +1,57 @@
+"""What the launcher is told of a run: the manifest turned into a command, an environment and limits."""
+
+from pathlib import Path
+from typing import Any
+
+from runner import agent as agent_script
+from runner import protocol
+from runner.sandbox.rlimits import LIMITS
+from supervisor.agents import Agent
+from supervisor.models import Claim
+
+_SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def launch_spec(claim: Claim, agent: Agent, workdir: Path, deadline: float) -> dict[str, Any]:
+    """Return the spec of one run, as runner.protocol describes it.
+
+    Args:
+        workdir: where the run's private directory will be.
+        deadline: when the run will be stopped, in seconds since the epoch.
+    """
+    manifest = agent.manifest
+    limits = manifest.limits.model_dump(exclude_none=True)
+    return {
+        "entrypoint": None if manifest.command or manifest.python else manifest.entrypoint,
+        "command": list(manifest.command) if manifest.command else _interpreter_command(agent),
+        "folder": str(agent.folder),
+        "workdir": str(workdir),
+        "environment": _environment(claim, agent, workdir, deadline),
+        "limits": {name: amount for name, amount in limits.items() if name in LIMITS},
+    }
+
+
+def _interpreter_command(agent: Agent) -> list[str] | None:
+    """Return the command that starts the agent's own interpreter. By file: then none of our folders is on its path."""
+    manifest = agent.manifest
+    if not manifest.python or not manifest.entrypoint:
+        return None
+    interpreter = str(agent.folder / manifest.python) if "/" in manifest.python else manifest.python
+    return [interpreter, "-I", agent_script.__file__, manifest.entrypoint, str(agent.folder)]
+
+
+def _environment(claim: Claim, agent: Agent, workdir: Path, deadline: float) -> dict[str, str]:
+    """Return the whole environment of the agent: nothing of the server's is in it."""
+    return {
+        "PATH": _SEARCH_PATH,
+        "LANG": "C.UTF-8",
+        "HOME": str(workdir),
+        "TMPDIR": str(workdir),
+        **agent.manifest.env,
+        "CORRAL_AGENT": agent.name,
+        "CORRAL_EXECUTION_ID": claim.execution_id,
+        "CORRAL_ATTEMPT": str(claim.attempt),
+        "CORRAL_DEADLINE": f"{deadline:.3f}",
+        "CORRAL_WORKDIR": str(workdir),
+        "CORRAL_RESULT_FD": str(protocol.RESULT_FD),
+    }

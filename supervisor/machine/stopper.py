@@ -1,0 +1,89 @@
+"""The stop ladder: SIGTERM, grace period, SIGKILL until nothing lives. Cancel, limits and shutdown all use it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from supervisor.clock import Clock
+from supervisor.machine.process_tree import ProcessTree
+from supervisor.machine.reactor import Reactor, Timer
+from supervisor.models import Kill
+from supervisor.states import Cause
+
+# Between two rounds of SIGKILL: short at first, because mostly one round is enough, then ever longer.
+_FIRST_ROUND_SECONDS = 0.005
+_LONGEST_ROUND_SECONDS = 0.25
+
+# An init whose tree has long been empty and that still lives has been stopped by its agent.
+_INIT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a run is stopped, in the terms of models.Termination."""
+
+    code: Cause
+    message: str
+    by: str
+    limit: dict[str, float] | None = None
+    observed: dict[str, float] | None = None
+
+
+class Stopper:
+    """Takes one process tree down the ladder. Its end is told by the launcher: the init exits when all are gone."""
+
+    def __init__(self, tree: ProcessTree, reactor: Reactor, clock: Clock, on_stuck: Callable[[float], None]) -> None:
+        """Args: on_stuck: called with the seconds since the first SIGKILL each time the longest round has passed."""
+        self._tree = tree
+        self._reactor = reactor
+        self._clock = clock
+        self._on_stuck = on_stuck
+        self._began = clock.monotonic()
+        self._kill_at = 0.0
+        self._kill_began: float | None = None
+        self._round = _FIRST_ROUND_SECONDS
+        self._signaled = 0
+        self._timer: Timer | None = None
+
+    def terminate(self, grace_seconds: float) -> None:
+        """Ask the tree to end, and kill it after the grace period."""
+        self._signaled = self._tree.terminate()
+        self._kill_at = self._clock.monotonic() + grace_seconds
+        self._timer = self._reactor.call_at(self._kill_at, self.kill)
+
+    def hurry(self, grace_seconds: float) -> None:
+        """Shorten the grace period that is running."""
+        kill_at = self._clock.monotonic() + grace_seconds
+        if self._kill_began is None and kill_at < self._kill_at:
+            self.end()
+            self._kill_at = kill_at
+            self._timer = self._reactor.call_at(kill_at, self.kill)
+
+    def kill(self) -> None:
+        """Kill what lives, now and again until the end is told."""
+        self.end()
+        now = self._clock.monotonic()
+        self._kill_began = self._kill_began or now
+        alive = self._tree.kill()
+        if not alive and now - self._kill_began > _INIT_SECONDS:
+            self._tree.kill_root()
+        self._timer = self._reactor.call_at(now + self._round, self.kill)
+        self._round = min(self._round * 2, _LONGEST_ROUND_SECONDS)
+        if self._round == _LONGEST_ROUND_SECONDS:
+            self._on_stuck(now - self._kill_began)
+
+    def end(self) -> None:
+        """Nothing lives any more, or somebody else takes over: no further round."""
+        if self._timer:
+            self._timer.cancel()
+
+    def certificate(self) -> Kill:
+        """Return the record of what was done; only when the tree is known to be empty."""
+        killed = len(self._tree.killed)
+        return Kill(
+            method="kill" if killed else "terminate",
+            signaled=self._signaled,
+            killed=killed,
+            survivors=0,
+            duration_ms=round((self._clock.monotonic() - self._began) * 1000, 3),
+            verified_empty_at=self._clock.now(),
+        )

@@ -1,0 +1,184 @@
+"""The records that travel between the API, the store, the loop and the machine. All are immutable."""
+
+import os
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from supervisor.states import FINAL, Cause, Status
+
+def new_execution_id() -> str:
+    """Return a UUID that sorts by the time it was made.
+
+    Source: RFC 9562, section 5.7 (version 7).
+    """
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return str(uuid.UUID(int=value))
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a client asks for, validated and ready to be recorded. payload: JSON text of an object."""
+
+    execution_id: str
+    agent_id: str
+    agent_name: str
+    priority: int
+    payload: str
+
+
+@dataclass(frozen=True, slots=True)
+class Termination:
+    """Why an execution ended.
+
+    message: one sentence for a person. exit_code, signal: of the agent's process, at most one is set. limit, observed:
+    the limit that was hit and the measured value, {name with unit: number}. by: who ended it: "agent", "client",
+    "limit", "server" or "host". at: instant in microseconds.
+    """
+
+    code: Cause
+    message: str
+    by: str
+    at: int
+    exit_code: int | None = None
+    signal: int | None = None
+    limit: dict[str, float] | None = None
+    observed: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the whole process tree used. peak_memory_bytes: the resident size of its largest process, at its peak."""
+
+    wall_seconds: float
+    user_cpu_seconds: float | None = None
+    system_cpu_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Proof of what stopping a process tree took.
+
+    method: the strongest means that was used: "terminate" or "kill". signaled, killed: number of processes that were
+    sent SIGTERM and SIGKILL. survivors: processes known to be alive at the end. duration_ms: from the first signal to
+    the proof. verified_empty_at: instant in microseconds at which nothing of the tree lived.
+    """
+
+    method: str
+    signaled: int
+    killed: int
+    survivors: int
+    duration_ms: float
+    verified_empty_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """Which layers were really on. tier: the name of the profile; effective, missing: names of layers."""
+
+    tier: str
+    effective: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one attempt ended.
+
+    usage, isolation: None if no one can say. result: JSON text, only with a completion. error_log: what a person needs
+    to know, only without one. kill: only if something had to be stopped.
+    """
+
+    termination: Termination
+    usage: Usage | None = None
+    isolation: Isolation | None = None
+    result: str | None = None
+    error_log: str | None = None
+    kill: Kill | None = None
+
+    @property
+    def completed(self) -> bool:
+        return self.termination.code is Cause.EXITED_OK
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who runs an attempt: the machine, that machine's boot, and the start of the supervisor that launched it."""
+
+    node: str
+    boot: str
+    epoch: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An execution that has just become RUNNING and is to be launched."""
+
+    execution_id: str
+    attempt: int
+    agent_id: str
+    payload: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The agent told how far it is. data: JSON text."""
+
+    execution_id: str
+    attempt: int
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The agent printed something. stream: "stdout" or "stderr"."""
+
+    execution_id: str
+    attempt: int
+    stream: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An attempt has ended and nothing of its process tree lives."""
+
+    execution_id: str
+    attempt: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One execution as the store has it; instants in microseconds, JSON as text."""
+
+    execution_id: str
+    agent_id: str
+    agent_name: str
+    status: Status
+    priority: int
+    payload: str
+    final_result: str | None
+    error_log: str | None
+    attempt: int
+    created_at: int
+    started_at: int | None
+    completed_at: int | None
+    progress: str | None
+    termination: str | None
+    usage: str | None
+    kill: str | None
+    isolation: str | None
+
+    @property
+    def ended(self) -> bool:
+        return self.status in FINAL
+
+
+def as_record(value: Any) -> dict[str, Any]:
+    """Return a dataclass as the JSON object that is stored and shown."""
+    return asdict(value)

@@ -1,0 +1,71 @@
+-- Every statement of the store, by name. The text after "-- name:" is how store.py asks for it.
+
+-- name: insert_execution
+INSERT INTO executions (id, agent_id, agent_name, priority, payload, created_at)
+VALUES (:id, :agent_id, :agent_name, :priority, :payload, :now);
+
+-- name: insert_event
+INSERT INTO events (execution_seq, attempt, kind, data, at)
+SELECT seq, attempt, :kind, :data, :now FROM executions WHERE id = :id;
+
+-- name: get_execution
+SELECT e.id, e.agent_id, e.agent_name, e.status, e.priority, e.payload, e.final_result, e.error_log, e.attempt,
+       e.created_at, e.started_at, e.completed_at, e.progress, e.termination, a.usage, a.kill, a.isolation
+FROM executions AS e
+LEFT JOIN attempts AS a ON a.execution_seq = e.seq AND a.attempt = e.attempt
+WHERE e.id = :id;
+
+-- name: claim
+-- The waiting agents are found by hopping from one to the next in the index, then each agent's first in line is one
+-- search: the cost grows with the number of agents that wait, not with the number of executions.
+WITH RECURSIVE waiting (agent_id) AS (
+    SELECT min(agent_id) FROM executions WHERE status = 'PENDING'
+    UNION ALL
+    SELECT (SELECT min(agent_id) FROM executions WHERE status = 'PENDING' AND agent_id > waiting.agent_id)
+    FROM waiting WHERE waiting.agent_id IS NOT NULL
+),
+first_in_line (seq) AS (
+    SELECT (SELECT seq FROM executions WHERE status = 'PENDING' AND agent_id = waiting.agent_id
+            ORDER BY priority DESC, seq LIMIT 1)
+    FROM waiting
+    WHERE waiting.agent_id IS NOT NULL AND waiting.agent_id NOT IN (SELECT value FROM json_each(:full_agents))
+)
+UPDATE executions
+SET status = 'RUNNING', attempt = attempt + 1, started_at = :now
+WHERE status = 'PENDING' AND seq = (
+    SELECT e.seq FROM first_in_line JOIN executions AS e USING (seq) ORDER BY e.priority DESC, e.seq LIMIT 1
+)
+RETURNING id, attempt, agent_id, payload;
+
+-- name: insert_attempt
+INSERT INTO attempts (execution_seq, attempt, node, boot, epoch, agent_digest, claimed_at)
+SELECT seq, attempt, :node, :boot, :epoch, :agent_digest, :now FROM executions WHERE id = :id;
+
+-- name: get_status
+SELECT status, attempt FROM executions WHERE id = :id;
+
+-- name: set_cancel_requested
+UPDATE executions SET status = 'CANCEL_REQUESTED' WHERE id = :id AND status = 'RUNNING';
+
+-- name: set_progress
+UPDATE executions SET progress = :data
+WHERE id = :id AND attempt = :attempt AND status IN ('RUNNING', 'CANCEL_REQUESTED');
+
+-- name: end_execution
+UPDATE executions
+SET status = :status, completed_at = :now, final_result = :result, error_log = :error_log, termination = :termination
+WHERE id = :id AND status = :from_status AND attempt = :attempt;
+
+-- name: end_attempt
+UPDATE attempts
+SET ended_at = :now, termination = :termination, usage = :usage, kill = :kill, isolation = :isolation
+WHERE execution_seq = (SELECT seq FROM executions WHERE id = :id)
+  AND attempt = :attempt AND node = :node AND epoch = :epoch AND ended_at IS NULL;
+
+-- name: list_cancel_requested
+SELECT id, attempt FROM executions WHERE status = 'CANCEL_REQUESTED';
+
+-- name: list_live_attempts
+SELECT e.id, e.attempt, a.node, a.epoch
+FROM executions AS e JOIN attempts AS a ON a.execution_seq = e.seq AND a.attempt = e.attempt
+WHERE e.status IN ('RUNNING', 'CANCEL_REQUESTED');

@@ -1,0 +1,45 @@
+"""`corral agents new`: the folder of a small agent that runs."""
+
+import re
+from pathlib import Path
+
+from supervisor.agents import MANIFEST, NAME_PATTERN
+from supervisor.errors import ConfigurationError
+
+_MANIFEST = """\
+name = "{name}"
+description = "Says how long a text is"
+entrypoint = "agent:run"
+timeout_seconds = 60
+"""
+
+_CODE = '''\
+def run(input, context):
+    """Return the result, a JSON object, for an input, a JSON object."""
+    text = str(input.get("text", ""))
+    context.progress({"step": "counting"})
+    return {"characters": len(text), "words": len(text.split())}
+'''
+
+
+def create(agents: Path, name: str) -> Path:
+    """Make an agent's folder and return it.
+
+    Raises:
+        ConfigurationError: the name cannot be an agent's, or there is such a folder already.
+    """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ConfigurationError(
+            f"cannot make agent {name!r}: a name is 1 to 64 letters, digits, '.', '_' or '-', and begins with one of "
+            "the first two"
+        )
+    folder = agents / name
+    try:
+        folder.mkdir(parents=True)
+        (folder / "agent.py").write_text(_CODE)
+        (folder / MANIFEST).write_text(_MANIFEST.format(name=name))
+    except FileExistsError:
+        raise ConfigurationError(f"cannot make agent {name!r}: {folder} is there already") from None
+    except OSError as error:
+        raise ConfigurationError(f"cannot make agent {name!r}: {error}") from error
+    return folder

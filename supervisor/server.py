@@ -1,0 +1,166 @@
+"""The supervisor process: puts the parts together, serves until it is told to stop, and leaves nothing behind."""
+
+import os
+import resource
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from runner.sandbox import prctl
+from supervisor import listening, recovery
+from supervisor.agent_digest import AgentDigests
+from supervisor.agents import AgentRegistry
+from supervisor.clock import Clock
+from supervisor.errors import ConfigurationError
+from supervisor.logs import LogBook
+from supervisor.loop import Loop
+from supervisor.machine.lock import FileLock
+from supervisor.machine.machine import Machine
+from supervisor.machine.reactor import Reactor
+from supervisor.machine.service import Service
+from supervisor.machine.signals import on_stop_signal
+from supervisor.models import Origin
+from supervisor.nudge import NudgeReceiver
+from supervisor.settings import Settings
+from supervisor.store import Store
+
+# A launcher without its supervisor kills its runs and exits in milliseconds; on a loaded machine it may take longer.
+_PREDECESSOR_SECONDS = 15.0
+
+# For the requests under way, which take milliseconds, and for the launcher to see that nothing is left.
+_SERVICES_STOP_SECONDS = 3.0
+
+_log = structlog.get_logger()
+
+
+class Server:
+    """Everything behind one data folder: the loop, and the two processes it keeps alive."""
+
+    def __init__(self, settings: Settings, on_ready: Callable[[str], None]) -> None:
+        """Take the data folder into use.
+
+        Args:
+            on_ready: called once, with the base URL, when requests are answered.
+        Raises:
+            ConfigurationError: the settings cannot be used on this machine now.
+        """
+        self._settings = settings
+        self._on_ready = on_ready
+        self._shutdown_grace_seconds = settings.shutdown_grace_seconds
+        self._clock = Clock()
+        self._ready = False
+        self._started_at = self._clock.now()
+        _prepare_folders(settings)
+        self._lock = FileLock(settings.data / "lock")
+        self._lock.acquire(_PREDECESSOR_SECONDS)
+        self._listener = listening.listen(settings.host, settings.port)
+        prctl.become_subreaper()
+        _allow_many_descriptors()
+        self._reactor = Reactor(self._clock)
+        self._nudges = NudgeReceiver(settings.data)
+        self._api = Service("api", self._spawn_api, lambda: None, self._reactor, self._clock)
+        self._machine = Machine(
+            settings.data, settings.work, self._lock.fileno(), self._our_pids, self._reactor, self._clock
+        )
+        store = Store(settings.database, self._clock)
+        lost = recovery.settle_lost(store, self._clock)
+        if lost:
+            _log.warning("runs of a killed server recorded as lost", executions=lost)
+        self._loop = Loop(
+            store,
+            self._machine,
+            AgentRegistry(settings.agents),
+            AgentDigests(self._clock),
+            LogBook(settings.logs),
+            self._reactor,
+            self._clock,
+            Origin("local", _boot_id(), uuid.uuid4().hex),
+            settings.max_running,
+        )
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; then stop and record every run. A second signal cuts the grace period."""
+        on_stop_signal(self._reactor, self._stop)
+        self._reactor.watch(self._nudges, self._on_nudge)
+        self._machine.launcher.start()
+        self._api.start()
+        self._loop.run()
+        self._end_services()
+
+    def _stop(self) -> None:
+        self._api.stop()
+        self._loop.shut_down(self._shutdown_grace_seconds)
+        self._shutdown_grace_seconds = 0.0
+
+    def _on_nudge(self) -> None:
+        self._nudges.drain()
+        self._loop.look()
+
+    def _our_pids(self) -> set[int]:
+        services = (self._api, self._machine.launcher.service)
+        return {service.pid for service in services if service.pid is not None}
+
+    def _spawn_api(self) -> subprocess.Popen[bytes]:
+        ready_reader, ready_writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-P", "-m", "api"),
+                    self._settings.model_dump_json(),
+                    *map(str, (self._listener.fileno(), ready_writer, self._started_at)),
+                ],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(self._listener.fileno(), ready_writer),
+                start_new_session=True,
+            )
+        finally:
+            os.close(ready_writer)
+        self._reactor.watch(ready_reader, lambda: self._on_api_ready(ready_reader))
+        return process
+
+    def _on_api_ready(self, ready_reader: int) -> None:
+        """The API wrote a byte, or died before it could."""
+        self._reactor.forget(ready_reader)
+        if os.read(ready_reader, 1) and not self._ready:
+            self._ready = True
+            self._on_ready(listening.url(self._listener))
+        os.close(ready_reader)
+
+    def _end_services(self) -> None:
+        self._machine.launcher.stop()
+        deadline = self._clock.monotonic() + _SERVICES_STOP_SECONDS
+        while self._our_pids():
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                self._api.kill()
+                self._machine.launcher.service.kill()
+            self._reactor.wait(max(left, 0.1))
+        self._listener.close()
+        self._nudges.close()
+        self._reactor.close()
+        self._lock.close()
+
+
+def _prepare_folders(settings: Settings) -> None:
+    if not settings.agents.is_dir():
+        raise ConfigurationError(f"cannot read agents: there is no folder {str(settings.agents)!r}")
+    try:
+        for folder in (settings.data, settings.logs, settings.work):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"cannot create {error.filename!r}: {error.strerror}") from error
+
+
+def _allow_many_descriptors() -> None:
+    """Raise our soft limit to the hard one: every live run takes four descriptors here and three in the launcher."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _boot_id() -> str:
+    """Return what tells this boot of the machine from all others. Source: random(4)."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

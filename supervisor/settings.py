@@ -1,0 +1,82 @@
+"""The server's settings: flags over environment over file over defaults."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from supervisor.errors import ConfigurationError
+
+DEFAULT_FILE = Path("corral.toml")
+_EXAMPLE_AGENTS = Path(__file__).parent.parent / "examples" / "agents"
+
+
+class Settings(BaseSettings):
+    """Every tunable. In the environment a name is written CORRAL_NAME; unknown names in the file are errors."""
+
+    model_config = SettingsConfigDict(env_prefix="CORRAL_", extra="forbid", frozen=True)
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Ge(0), Le(65535)] = 8001
+    """0 picks a free port; the ready line tells which."""
+    data: Path = Path("corral-data")
+    """Database, logs, sockets and work directories; one running server per folder."""
+    agents: Path = _EXAMPLE_AGENTS
+    """One folder per agent, each with an agent.toml."""
+    max_running: Annotated[int, Ge(1), Le(10_000)] = 4 * (os.cpu_count() or 1)
+    """Runs that may be live at once, over all agents."""
+    http_threads: Annotated[int, Ge(1), Le(256)] = 16
+    max_body_bytes: Annotated[int, Ge(1), Le(64 << 20)] = 1 << 20
+    """Largest request body."""
+    shutdown_grace_seconds: Annotated[float, Ge(0), Le(3600)] = 2.0
+    """What a run is given after SIGTERM when the server stops, if its own grace period is longer."""
+
+    @property
+    def database(self) -> Path:
+        return self.data / "corral.db"
+
+    @property
+    def logs(self) -> Path:
+        return self.data / "logs"
+
+    @property
+    def work(self) -> Path:
+        return self.data / "work"
+
+
+def load(flags: dict[str, Any], file: Path | None = None) -> Settings:
+    """Return the settings in force.
+
+    Args:
+        flags: what was said on the command line; None values are as if not said.
+        file: TOML; by default corral.toml in the working directory, if there is one.
+    Raises:
+        ConfigurationError: naming every setting that is wrong.
+    """
+    if file is not None and not file.is_file():
+        raise ConfigurationError(f"cannot read settings: there is no file {str(file)!r}")
+    source = file or DEFAULT_FILE
+
+    class Sourced(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=source)
+
+    try:
+        sourced = Sourced(**{name: value for name, value in flags.items() if value is not None})
+        return sourced.model_copy(update={"data": sourced.data.absolute(), "agents": sourced.agents.absolute()})
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise ConfigurationError(f"cannot read settings: {problems}") from error
+    except ValueError as error:
+        raise ConfigurationError(f"cannot read settings: {error}") from error

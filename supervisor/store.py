@@ -1,0 +1,230 @@
+"""The executions, durably. The only module that speaks SQL, beside database.py which opens the file."""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from supervisor import database
+from supervisor.clock import Clock
+from supervisor.errors import ExecutionUnknown, StoreError
+from supervisor.group_commit import GroupCommit
+from supervisor.models import Claim, Execution, Origin, Outcome, Submission, Termination, as_record
+from supervisor.states import FINAL, Cause, Event, Status, transition
+from supervisor.verdict import verdict
+
+_QUERIES = database.load_queries()
+
+
+class Transaction:
+    """One write transaction; what it does is recorded whole or not at all."""
+
+    def __init__(self, connection: sqlite3.Connection, now: int) -> None:
+        self._connection = connection
+        self._now = now
+
+    def enqueue(self, submission: Submission) -> None:
+        """Record a PENDING execution."""
+        self._execute(
+            "insert_execution",
+            id=submission.execution_id,
+            agent_id=submission.agent_id,
+            agent_name=submission.agent_name,
+            priority=submission.priority,
+            payload=submission.payload,
+        )
+        self._log_status(submission.execution_id, Status.PENDING)
+
+    def cancel(self, execution_id: str) -> Status:
+        """Ask for the end of an execution: a PENDING one is CANCELED at once, a RUNNING one is CANCEL_REQUESTED.
+
+        Returns:
+            The status it had. One that has ended is left as it is.
+        Raises:
+            ExecutionUnknown: there is no such execution.
+        """
+        status, attempt = self._status(execution_id)
+        if status in FINAL:
+            return status
+        following = transition(status, Event.CANCEL)
+        if following is Status.CANCELED:
+            termination = Termination(Cause.CANCELED, "It was canceled before it was started.", "client", self._now)
+            self._end(execution_id, attempt, status, following, termination, error_log=termination.message)
+        elif following is not status:
+            self._execute("set_cancel_requested", id=execution_id)
+            self._log_status(execution_id, following)
+        return status
+
+    def claim(self, full_agents: list[str]) -> Claim | None:
+        """Make the first in line RUNNING: highest priority, then oldest. Returns None if none can run.
+
+        Args:
+            full_agents: ids of agents that may not be given another run now.
+        """
+        row = self._execute("claim", full_agents=json.dumps(full_agents)).fetchone()
+        if row is None:
+            return None
+        self._log_status(row["id"], Status.RUNNING)
+        return Claim(row["id"], row["attempt"], row["agent_id"], row["payload"])
+
+    def start_attempt(self, claim: Claim, origin: Origin, agent_digest: str | None) -> None:
+        """Record the attempt that a claim begins, before it is launched."""
+        self._execute("insert_attempt", id=claim.execution_id, agent_digest=agent_digest, **as_record(origin))
+
+    def progress(self, execution_id: str, attempt: int, data: str) -> None:
+        """Keep what the agent last said of its progress, and log it. data: JSON text."""
+        self._execute("set_progress", id=execution_id, attempt=attempt, data=data)
+        self._log(execution_id, "progress", data)
+
+    def end(self, execution_id: str, attempt: int, origin: Origin, outcome: Outcome) -> Status:
+        """Record the one end of an attempt and of its execution.
+
+        Returns:
+            The final status: what it is depends on whether a cancel came before.
+        Raises:
+            ExecutionUnknown, InvalidTransition: it is not live; nothing is changed.
+            StoreError: the attempt is not the live one of this origin.
+        """
+        status, _ = self._status(execution_id)
+        following, outcome = verdict(status, outcome)
+        changed = self._execute(
+            "end_attempt",
+            id=execution_id,
+            attempt=attempt,
+            node=origin.node,
+            epoch=origin.epoch,
+            termination=_json(outcome.termination),
+            usage=_json(outcome.usage),
+            kill=_json(outcome.kill),
+            isolation=_json(outcome.isolation),
+        ).rowcount
+        if not changed:
+            raise StoreError(f"cannot end execution {execution_id}: attempt {attempt} is not the live one")
+        if outcome.kill:
+            self._log(execution_id, "kill", _json(outcome.kill) or "")
+        self._end(
+            execution_id, attempt, status, following, outcome.termination, outcome.result, outcome.error_log
+        )
+        return following
+
+    def cancel_requested(self) -> list[tuple[str, int]]:
+        """Return (execution id, attempt) of all that are to be stopped."""
+        return [(row["id"], row["attempt"]) for row in self._execute("list_cancel_requested")]
+
+    def live_attempts(self) -> list[tuple[str, int, Origin]]:
+        """Return (execution id, attempt, origin) of all that are running or being stopped."""
+        return [
+            (row["id"], row["attempt"], Origin(row["node"], row["boot"], row["epoch"]))
+            for row in self._execute("list_live_attempts")
+        ]
+
+    def _status(self, execution_id: str) -> tuple[Status, int]:
+        row = self._execute("get_status", id=execution_id).fetchone()
+        if row is None:
+            raise ExecutionUnknown(f"cannot find execution {execution_id!r}: there is none")
+        return Status(row["status"]), row["attempt"]
+
+    def _end(
+        self,
+        execution_id: str,
+        attempt: int,
+        status: Status,
+        following: Status,
+        termination: Termination,
+        result: str | None = None,
+        error_log: str | None = None,
+    ) -> None:
+        changed = self._execute(
+            "end_execution",
+            id=execution_id,
+            attempt=attempt,
+            from_status=status,
+            status=following,
+            termination=_json(termination),
+            result=result,
+            error_log=error_log,
+        ).rowcount
+        if not changed:
+            raise StoreError(f"cannot end execution {execution_id}: attempt {attempt} is not the live one")
+        self._log_status(execution_id, following)
+
+    def _log_status(self, execution_id: str, status: Status) -> None:
+        self._log(execution_id, "status", json.dumps({"status": status}))
+
+    def _log(self, execution_id: str, kind: str, data: str) -> None:
+        self._execute("insert_event", id=execution_id, kind=kind, data=data)
+
+    def _execute(self, query: str, **values: Any) -> sqlite3.Cursor:
+        return self._connection.execute(_QUERIES[query], {"now": self._now, **values})
+
+
+class Store:
+    """The database of one data directory; its methods may be called from any thread."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        """Open the file, creating it or bringing it up to date.
+
+        Raises:
+            ConfigurationError: it is no database, or a newer version's.
+        """
+        self._path = path
+        self._clock = clock
+        self._writer = database.connect(path)
+        self._threads = threading.local()
+        self._group = GroupCommit(self.transaction)
+        database.migrate(self._writer, clock.now())
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Open a write transaction; for one thread at a time. At its end it is on disk.
+
+        Raises:
+            StoreError: it cannot be begun or recorded; nothing of it is.
+        """
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield Transaction(self._writer, self._clock.now())
+                self._writer.execute("COMMIT")
+            finally:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot write to the database: {error}") from error
+
+    def enqueue(self, submission: Submission) -> None:
+        """Record a submission; when this returns it is on disk. Raises StoreError."""
+        self._group.run(lambda transaction: transaction.enqueue(submission))
+
+    def cancel(self, execution_id: str) -> Status:
+        """See Transaction.cancel."""
+        return self._group.run(lambda transaction: transaction.cancel(execution_id))
+
+    def get(self, execution_id: str) -> Execution:
+        """Return an execution as it was last committed. Raises ExecutionUnknown, StoreError."""
+        try:
+            row = self._reader().execute(_QUERIES["get_execution"], {"id": execution_id}).fetchone()
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot read from the database: {error}") from error
+        if row is None:
+            raise ExecutionUnknown(f"cannot find execution {execution_id!r}: there is none")
+        identifier, agent_id, agent_name, status, *rest = row
+        return Execution(identifier, agent_id, agent_name, Status(status), *rest)
+
+    def close(self) -> None:
+        """Close the writing connection; the readers go with their threads."""
+        self._writer.close()
+
+    def _reader(self) -> sqlite3.Connection:
+        """Return the calling thread's own connection: with WAL a reader never waits for a writer."""
+        if not hasattr(self._threads, "connection"):
+            self._threads.connection = database.connect(self._path)
+        connection: sqlite3.Connection = self._threads.connection
+        return connection
+
+
+def _json(record: Any) -> str | None:
+    return None if record is None else json.dumps(as_record(record), separators=(",", ":"))
