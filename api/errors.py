@@ -62,7 +62,7 @@ def install(app: "falcon.App[Any, Any]") -> None:
 
 def _serialize(_request: falcon.Request, response: falcon.Response, error: falcon.HTTPError) -> None:
     response.content_type = PROBLEM_TYPE
-    response.data = problem(error.status_line, error.description, getattr(error, "fields", None))
+    response.data = problem(falcon.code_to_http_status(error.status), error.description, getattr(error, "fields", None))
 
 
 def _on_domain_error(

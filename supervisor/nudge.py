@@ -18,9 +18,10 @@ class NudgeReceiver:
 
     def __init__(self, data: Path) -> None:
         """Create the socket, in place of one that a dead supervisor has left."""
-        (data / _SOCKET).unlink(missing_ok=True)
+        self._path = data / _SOCKET
+        self._path.unlink(missing_ok=True)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        with unix_address(data / _SOCKET) as address:
+        with unix_address(self._path) as address:
             self._socket.bind(address)
             os.chmod(address, 0o600)
 
@@ -34,7 +35,9 @@ class NudgeReceiver:
                 self._socket.recv(16)
 
     def close(self) -> None:
+        """Close the socket and remove it from the folder."""
         self._socket.close()
+        self._path.unlink(missing_ok=True)
 
 
 class Nudger:

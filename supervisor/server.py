@@ -139,6 +139,7 @@ class Server:
                 self._api.kill()
                 self._machine.launcher.service.kill()
             self._reactor.wait(max(left, 0.1))
+        self._machine.launcher.close()
         self._listener.close()
         self._nudges.close()
         self._reactor.close()

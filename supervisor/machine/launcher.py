@@ -67,6 +67,11 @@ class Launcher:
         """Have it kill what lives and exit."""
         self.service.stop()
 
+    def close(self) -> None:
+        """Remove what a launcher that has ended leaves behind."""
+        self._disconnect()
+        (self._data / _SOCKET).unlink(missing_ok=True)
+
     def _send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
         if not self._channel:
             return
