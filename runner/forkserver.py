@@ -28,7 +28,6 @@ import selectors
 import signal
 import socket
 import struct
-
 import time
 
 from runner import init, protocol, tree, workdir
@@ -209,7 +208,7 @@ class Launcher:
     def _kill_everything(self):
         while tree.has_children():
             tree.kill(tree.children(os.getpid()))
-            time.sleep(_KILL_ROUND_SECONDS)
+            time.sleep(_KILL_ROUND_SECONDS)  # noqa: TID251 - killed processes need a moment to end
 
 
 def sweep(work_root):

@@ -8,6 +8,7 @@ from typing import Any
 
 from supervisor.states import FINAL, Cause, Status
 
+
 def new_execution_id() -> str:
     """Return a UUID that sorts by the time it was made.
 

@@ -105,9 +105,7 @@ class Transaction:
             raise StoreError(f"cannot end execution {execution_id}: attempt {attempt} is not the live one")
         if outcome.kill:
             self._log(execution_id, "kill", _json(outcome.kill) or "")
-        self._end(
-            execution_id, attempt, status, following, outcome.termination, outcome.result, outcome.error_log
-        )
+        self._end(execution_id, attempt, status, following, outcome.termination, outcome.result, outcome.error_log)
         return following
 
     def cancel_requested(self) -> list[tuple[str, int]]:

@@ -38,7 +38,7 @@ class FileLock:
                 raise ConfigurationError(
                     f"cannot use {str(self._path.parent)!r}: the server with pid {holder or 'unknown'} is using it"
                 )
-            time.sleep(_RETRY_SECONDS)
+            time.sleep(_RETRY_SECONDS)  # noqa: TID251 - before the loop exists; flock has no descriptor to wait for
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 

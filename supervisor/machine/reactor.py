@@ -95,5 +95,3 @@ class Reactor:
             if timer.call is not None:
                 call, timer.call = timer.call, None
                 call()
-
-

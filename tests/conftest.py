@@ -1,0 +1,63 @@
+"""What every test gets, and what every test must leave: nothing."""
+
+import gc
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.processes import descendants, descriptors
+from tests.helpers.server import RunningServer
+from tests.helpers.wait import wait_until
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """One server with the agents of tests/agents, for all tests that do not harm it."""
+    with RunningServer(tmp_path_factory.mktemp("server") / "data", "--max-running", "8") as running:
+        running.run("ok")
+        yield running
+    assert not running.errors(), "the server complained"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test: no new process, descriptor, thread or mount, neither here nor in the shared server."""
+    watched = request.getfixturevalue("server") if "server" in request.fixturenames else None
+    before = _everything()
+    in_server = _of_server(watched) if watched else None
+    yield
+    gc.collect()
+    wait_until(lambda: _everything()[0] <= before[0])
+    assert _everything() == before
+    if watched:
+        wait_until(lambda: _of_server(watched) == in_server)
+
+
+def _everything() -> tuple[set[int], set[str], int, str]:
+    """Return our living descendants, open descriptors, number of threads and mounts."""
+    return descendants(os.getpid()), _targets(), threading.active_count(), Path("/proc/self/mounts").read_text()
+
+
+def _targets() -> set[str]:
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+            # A connection to the server may be replaced by another one.
+            found.add(name if target.startswith("socket:") else f"{name} {target}")
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def _of_server(server: RunningServer) -> tuple[int, int, set[int], list[str]]:
+    """Return the descriptors of supervisor and launcher, the processes of runs and the work directories."""
+    return (
+        descriptors(server.process.pid),
+        descriptors(server.launcher_pid),
+        server.runs(),
+        os.listdir(server.data / "work"),
+    )

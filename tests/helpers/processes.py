@@ -1,0 +1,40 @@
+"""Looking at real processes."""
+
+import os
+import select
+
+import psutil
+
+
+def descendants(pid: int) -> set[int]:
+    """Return the pids of all living processes below one; zombies do not live."""
+    try:
+        below = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return set()
+    return {process.pid for process in below if lives(process.pid)}
+
+
+def lives(pid: int) -> bool:
+    """Tell whether a process exists and is no zombie."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def descriptors(pid: int) -> int:
+    """Return the number of open descriptors of a process."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def wait_for_exit(pid: int, seconds: float = 20.0) -> None:
+    """Wait on a pidfd until a process has ended. Raises AssertionError."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([pidfd], [], [], seconds)[0], f"process {pid} still lives after {seconds} s"
+    finally:
+        os.close(pidfd)

@@ -1,0 +1,123 @@
+"""A real server in a process of its own, driven over real HTTP."""
+
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from tests.helpers.processes import descendants, wait_for_exit
+from tests.helpers.wait import wait_until
+
+AGENTS = Path(__file__).parent.parent / "agents"
+_FINAL = {"COMPLETED", "FAILED", "CANCELED"}
+
+
+class RunningServer:
+    """`corral serve` on a free port; a context that stops it."""
+
+    def __init__(self, data: Path, *flags: str, agents: Path = AGENTS) -> None:
+        self.data = data
+        self.agents = agents
+        command = [sys.executable, "-m", "supervisor.cli", "serve", "--port", "0", "--data", str(data)]
+        with (data.parent / f"{data.name}.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command, "--agents", str(agents), *flags],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={name: value for name, value in os.environ.items() if not name.startswith("CORRAL_")},
+            )
+        assert self.process.stdout is not None
+        readable, _, _ = select.select([self.process.stdout], [], [], 30)
+        self.ready_line = self.process.stdout.readline() if readable else ""
+        found = re.search(r"http://\S+", self.ready_line)
+        if not found:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"the server did not get ready:\n{self.errors()}")
+        self.url = found.group()
+        self.http = httpx.Client(base_url=self.url, timeout=30, limits=httpx.Limits(max_keepalive_connections=1))
+
+    def __enter__(self) -> "RunningServer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def errors(self) -> str:
+        """Return what the server has written to stderr."""
+        return (self.data.parent / f"{self.data.name}.log").read_text(errors="replace")
+
+    def submit(self, agent: str, **input: Any) -> str:
+        """Submit an execution; return its id."""
+        answer = self.http.post("/executions/run", json={"agent_id": agent, "input": input})
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["execution_id"])
+
+    def get(self, execution_id: str) -> dict[str, Any]:
+        answer = self.http.get(f"/executions/{execution_id}")
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def wait_for(self, execution_id: str, *statuses: str, seconds: float = 20.0) -> dict[str, Any]:
+        """Return the execution as soon as its status is one of these."""
+
+        def reached() -> dict[str, Any] | None:
+            execution = self.get(execution_id)
+            return execution if execution["status"] in statuses else None
+
+        return wait_until(reached, seconds)
+
+    def wait_for_end(self, execution_id: str, seconds: float = 20.0) -> dict[str, Any]:
+        return self.wait_for(execution_id, *_FINAL, seconds=seconds)
+
+    def run(self, agent: str, **input: Any) -> dict[str, Any]:
+        """Submit an execution and return it as it is at its end."""
+        return self.wait_for_end(self.submit(agent, **input))
+
+    def cancel(self, execution_id: str) -> httpx.Response:
+        return self.http.post(f"/executions/{execution_id}/cancel")
+
+    def logs(self, execution_id: str, stream: str = "stdout", **query: int) -> dict[str, Any]:
+        answer = self.http.get(f"/executions/{execution_id}/logs", params={"stream": stream, **query})
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    @property
+    def launcher_pid(self) -> int:
+        return self._service("forkserver.py")
+
+    @property
+    def api_pid(self) -> int:
+        return self._service("api")
+
+    def runs(self) -> set[int]:
+        """Return the pids of all processes of all runs."""
+        return descendants(self.launcher_pid)
+
+    def stop(self) -> int:
+        """Stop it with SIGTERM and return its exit code."""
+        self.http.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        wait_for_exit(self.process.pid)
+        code = self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+    def _service(self, word: str) -> int:
+        def found() -> int | None:
+            for child in psutil.Process(self.process.pid).children():
+                if any(part == word or part.endswith(f"/{word}") for part in child.cmdline()):
+                    return child.pid
+            return None
+
+        return wait_until(found)
