@@ -5,10 +5,13 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from types import FrameType
-from typing import Any
+from typing import Protocol, cast
 
+from waitress import wasyncore
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
 from waitress.server import create_server
 from waitress.task import ErrorTask
 
@@ -29,8 +32,13 @@ _FLUSH_SECONDS = 1.0
 class ProblemTask(ErrorTask):
     """Answers what Waitress refuses before the application sees it, in the same shape as everything else."""
 
+    response_headers: list[tuple[str, str]]
+
     def execute(self) -> None:
-        error = self.request.error
+        """Write the whole answer."""
+        # types-waitress has the type of an application's request here, which has no error.
+        error = cast(HTTPRequestParser, self.request).error
+        assert error is not None
         body = problem(f"{error.code} {error.reason}", f"cannot read request: {error.body}")
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", PROBLEM_TYPE))
@@ -43,6 +51,18 @@ class Channel(HTTPChannel):
     """A client's connection."""
 
     error_task_class = ProblemTask
+
+
+class WaitressServer(Protocol):
+    """What Waitress makes for one socket, as far as it is used here; types-waitress lacks some of it."""
+
+    accepting: bool
+    active_channels: Mapping[int, HTTPChannel]
+    channel_class: type[HTTPChannel]
+    _map: Mapping[int, socket.socket]
+
+    def run(self) -> None:
+        """Serve until SystemExit is raised."""
 
 
 def main(settings_json: str, listener: str, ready: str, started_at: str) -> None:
@@ -64,14 +84,17 @@ def main(settings_json: str, listener: str, ready: str, started_at: str) -> None
         clock=clock,
         started_at=int(started_at),
     )
-    server = create_server(
-        app,
-        sockets=[socket.socket(fileno=int(listener))],
-        threads=settings.http_threads,
-        max_request_body_size=settings.max_body_bytes,
-        asyncore_use_poll=True,
-        connection_limit=1000,
-        ident=None,
+    server = cast(
+        WaitressServer,
+        create_server(
+            app,
+            sockets=[socket.socket(fileno=int(listener))],
+            threads=settings.http_threads,
+            max_request_body_size=settings.max_body_bytes,
+            asyncore_use_poll=True,
+            connection_limit=1000,
+            ident=None,
+        ),
     )
     server.channel_class = Channel
     signal.signal(signal.SIGTERM, _leave)
@@ -85,12 +108,12 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
     sys.exit(0)
 
 
-def _flush(server: Any) -> None:
+def _flush(server: WaitressServer) -> None:
     """Send what is answered but not yet on its way."""
     deadline = time.monotonic() + _FLUSH_SECONDS
     server.accepting = False
     while time.monotonic() < deadline and any(channel.total_outbufs_len for channel in server.active_channels.values()):
-        server.asyncore.loop(timeout=0.05, map=server._map, use_poll=True, count=1)
+        wasyncore.loop(timeout=0.05, map=server._map, use_poll=True, count=1)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from supervisor.store import Store
 
 def create_app(
     store: Store, agents: AgentRegistry, logs: Logs, nudger: Nudger, clock: Clock, started_at: int
-) -> falcon.App:
+) -> falcon.App[falcon.Request, falcon.Response]:
     """Return the application.
 
     Args:

@@ -1,7 +1,6 @@
 """One shape for every error: problem details. Source: RFC 9457."""
 
 import json
-from typing import Any
 
 import falcon
 import structlog
@@ -47,13 +46,13 @@ def problem(status: str, detail: str | None, fields: list[dict[str, str]] | None
         fields: see InvalidRequest.
     """
     code, _, title = status.partition(" ")
-    record: dict[str, Any] = {"type": "about:blank", "title": title, "status": int(code), "detail": detail or title}
+    record: dict[str, object] = {"type": "about:blank", "title": title, "status": int(code), "detail": detail or title}
     if fields:
         record["errors"] = fields
     return json.dumps(record).encode()
 
 
-def install(app: "falcon.App[Any, Any]") -> None:
+def install(app: falcon.App[falcon.Request, falcon.Response]) -> None:
     """Make an application answer every error as problem details."""
     app.set_error_serializer(_serialize)
     app.add_error_handler(CorralError, _on_domain_error)
@@ -66,7 +65,7 @@ def _serialize(_request: falcon.Request, response: falcon.Response, error: falco
 
 
 def _on_domain_error(
-    _request: falcon.Request, _response: falcon.Response, error: CorralError, _parameters: dict[str, Any]
+    _request: falcon.Request, _response: falcon.Response, error: CorralError, _parameters: dict[str, object]
 ) -> None:
     field = _FIELD.get(type(error))
     if field:
@@ -78,7 +77,9 @@ def _on_domain_error(
     raise error
 
 
-def _on_bug(request: falcon.Request, _response: falcon.Response, error: Exception, _parameters: dict[str, Any]) -> None:
+def _on_bug(
+    request: falcon.Request, _response: falcon.Response, error: Exception, _parameters: dict[str, object]
+) -> None:
     """Answer 500 without detail, which may hold what the client must not see; the log has it."""
     if isinstance(error, (falcon.HTTPError, falcon.HTTPStatus)):
         raise error

@@ -53,6 +53,7 @@ class ExecutionItem:
         self._store = store
 
     def on_get(self, _request: falcon.Request, response: falcon.Response, execution_id: str) -> None:
+        """Return the execution as it is on disk."""
         response.content_type = falcon.MEDIA_JSON
         response.data = execution_json(_find(self._store, execution_id))
 

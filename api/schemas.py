@@ -45,7 +45,7 @@ def read_body(request: falcon.Request, model: type[Body]) -> Body:
         raise InvalidRequest(fields) from error
 
 
-def input_text(value: dict[str, Any]) -> str:
+def input_text(value: dict[str, object]) -> str:
     """Return an input as it is recorded. Raises InvalidRequest: it holds what no UTF-8 or no number can."""
     try:
         return strict_json.dump(value)

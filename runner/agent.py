@@ -11,19 +11,28 @@ stdin holds the input, one JSON object. The environment holds CORRAL_EXECUTION_I
     {"unencodable": text}                              instead, when what it returned is not JSON
 """
 
+from __future__ import annotations
+
 import faulthandler
 import importlib
-import inspect
 import json
 import os
-import signal
 import sys
-import threading
 import traceback
 import types
+from _thread import allocate_lock
+
+# In place of the one in typing, which an agent's own interpreter would need some milliseconds to load.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, NoReturn, TextIO
 
 _TRACEBACK_LIMIT = 64 * 1024
 _MESSAGE_LIMIT = 1024
+
+# Modules out of sight: to free them would cost more than all the rest of the start.
+_KEPT_ALIVE: list[types.ModuleType] = []
 
 
 class Context:
@@ -36,14 +45,14 @@ class Context:
         workdir: path of a private directory, removed after the run.
     """
 
-    def __init__(self, frames, environment):
+    def __init__(self, frames: Frames, environment: Mapping[str, str]) -> None:
         self._frames = frames
         self.execution_id = environment["CORRAL_EXECUTION_ID"]
         self.attempt = int(environment["CORRAL_ATTEMPT"])
         self.deadline = float(environment["CORRAL_DEADLINE"])
         self.workdir = environment["CORRAL_WORKDIR"]
 
-    def progress(self, data):
+    def progress(self, data: object) -> None:
         """Tell the client how far the run is. Args: data: any JSON value. Raises: TypeError: it is not JSON."""
         self._frames.write("progress", data)
 
@@ -51,56 +60,66 @@ class Context:
 class Frames:
     """The result pipe; whole lines only, from any thread."""
 
-    def __init__(self, descriptor):
+    def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
 
-    def write(self, kind, value):
+    def write(self, kind: str, value: object) -> None:
+        """Write one frame. Raises TypeError, ValueError, RecursionError: value is not JSON; nothing is written."""
         line = memoryview(json.dumps({kind: value}).encode("ascii") + b"\n")
         with self._lock:
             while line:
                 line = line[os.write(self._descriptor, line) :]
 
 
-def run_forked(entrypoint, folder):
+def prepare() -> None:
+    """Set up, once and in the process that is forked for every run, what all of them need."""
+    for stream in (sys.stdout, sys.stderr):
+        _log_by_lines(stream)
+    faulthandler.enable()
+    sys.dont_write_bytecode = True
+    sys.argv = ["agent"]
+
+
+def run_forked(entrypoint: str, folder: str) -> NoReturn:
     """Call the entry point in this process, a fork of the launcher; never returns."""
     _forget_the_launcher()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.stdin = open(0, encoding="utf-8", closefd=False)
-    sys.stdout = _log_stream(1)
-    sys.stderr = _log_stream(2)
     run(entrypoint, folder)
 
 
-def run(entrypoint, folder):
+def run(entrypoint: str, folder: str) -> NoReturn:
     """Call the entry point; never returns.
 
     The run is over when the entry point returns: threads and exit handlers of the agent cannot prolong it, and those
     of the launcher, in a fork of it, must not run.
     """
-    faulthandler.enable(file=2)
     code = _exit_code(entrypoint, folder)
     for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            continue
+        _flush(stream)
     os._exit(code)
 
 
-def _forget_the_launcher():
+def _log_by_lines(stream: Any) -> None:
+    stream.reconfigure(line_buffering=True, encoding="utf-8", errors="backslashreplace")
+
+
+def _forget_the_launcher() -> None:
     """Take our modules out of the agent's sight: its own may have the same names."""
-    for name in [name for name in sys.modules if name == "runner" or name.startswith("runner.")]:
-        del sys.modules[name]
+    ours = [name for name in sys.modules if name == "runner" or name.startswith("runner.")]
+    _KEPT_ALIVE.extend(sys.modules.pop(name) for name in ours)
+    _KEPT_ALIVE.append(sys.modules["__main__"])
     sys.modules["__main__"] = types.ModuleType("__main__")
-    sys.argv = ["agent"]
 
 
-def _log_stream(descriptor):
-    return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+def _flush(stream: TextIO) -> None:
+    """Write out what a stream holds. The agent may have closed it, and its reader may have gone."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        return
 
 
-def _exit_code(entrypoint, folder):
+def _exit_code(entrypoint: str, folder: str) -> int:
     """Run the agent; return the exit status of its process."""
     try:
         return _call(entrypoint, folder)
@@ -111,7 +130,7 @@ def _exit_code(entrypoint, folder):
         return 1
 
 
-def _call(entrypoint, folder):
+def _call(entrypoint: str, folder: str) -> int:
     frames = Frames(int(os.environ["CORRAL_RESULT_FD"]))
     os.set_inheritable(frames._descriptor, False)
     value = _read_input()
@@ -130,39 +149,41 @@ def _call(entrypoint, folder):
     return 0
 
 
-def _read_input():
+def _read_input() -> object:
     """Read the input and leave stdin empty, so that a stray read() of the agent ends instead of waiting."""
-    with open(0, "rb", closefd=False) as stream:
-        value = json.loads(stream.read())
+    value = json.loads(b"".join(iter(lambda: os.read(0, 1 << 20), b"")))
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
     return value
 
 
-def _load(entrypoint, folder):
+def _load(entrypoint: str, folder: str) -> Any:
     module_name, _, function_name = entrypoint.partition(":")
-    sys.dont_write_bytecode = True
     sys.path.insert(0, folder)
-    target = importlib.import_module(module_name)
+    target: Any = importlib.import_module(module_name)
     for name in function_name.split("."):
         target = getattr(target, name)
     return target
 
 
-def _invoke(function, value, context):
+def _invoke(function: Callable[..., object], value: object, context: Context) -> object:
     result = function(value, context) if _takes_context(function) else function(value)
-    if not inspect.isawaitable(result):
+    if not hasattr(result, "__await__"):
         return result
-    import asyncio
+    import asyncio  # here, because it takes longer to load than most agents run
 
-    async def finish():
+    async def finish() -> object:
         return await result
 
     return asyncio.run(finish())
 
 
-def _takes_context(function):
+def _takes_context(function: Callable[..., object]) -> bool:
+    if isinstance(function, types.FunctionType) and not hasattr(function, "__wrapped__"):
+        return function.__code__.co_argcount > 1
+    import inspect  # here, because a plain function does not need it
+
     try:
         inspect.signature(function).bind(None, None)
     except TypeError:
@@ -170,7 +191,7 @@ def _takes_context(function):
     return True
 
 
-def _describe(error):
+def _describe(error: BaseException) -> dict[str, str]:
     """Turn an exception into a frame here, in the agent's process: its __str__ is the agent's code.
 
     The traceback starts at the first frame that is not the loader's.
@@ -182,11 +203,10 @@ def _describe(error):
     return {"message": lines[-1].strip()[:_MESSAGE_LIMIT], "traceback": "".join(lines)[-_TRACEBACK_LIMIT:]}
 
 
-def _is_ours(filename):
+def _is_ours(filename: str) -> bool:
     return filename in (__file__, importlib.__file__) or filename.startswith("<frozen importlib")
 
 
 if __name__ == "__main__":
-    for _stream in (sys.stdout, sys.stderr):
-        _stream.reconfigure(line_buffering=True, encoding="utf-8", errors="backslashreplace")
+    prepare()
     run(sys.argv[1], sys.argv[2])

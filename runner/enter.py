@@ -1,57 +1,47 @@
-"""The steps from a forked child to the agent's own code, in the order that security asks for.
+"""The steps from a forked process to the agent's own code, in the order that security asks for.
 
-Runs in the process that becomes the agent. A step that fails raises, and the run ends as "cannot start".
+The first part is done once, by the init, and inherited by all it forks. The second part runs in the process that
+becomes the agent; a step that fails raises, and the run ends as "cannot start".
 """
 
-import fcntl
+from __future__ import annotations
+
 import os
 import signal
+import socket
 
 from runner import agent
 from runner.protocol import RESULT_FD
 from runner.sandbox import prctl, rlimits
 
-# Init's status pipe. The agent never sees it: it is closed by exec, or by hand before a Python entry point is called.
-STATUS_FD = RESULT_FD + 1
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+# Init's connection. The agent never sees it: it is closed by exec, or by hand before a Python entry point is called.
+_CONNECTION_FD = RESULT_FD + 1
 
 # Under memory pressure the kernel shall take an agent before any process of the server. Source: proc(5), oom_score_adj.
 _OOM_SCORE_ADJUSTMENT = b"500"
 
 
-def start(spec, parent_pid):
-    """Become the agent; returns never, raises OSError or ValueError before the agent's code has started.
+def keep_only(connection: socket.socket) -> socket.socket:
+    """Close everything but stdin, stdout, stderr and the connection; return the connection at its new number.
 
-    Args:
-        spec: see runner.protocol.
-        parent_pid: the run's init.
+    RESULT_FD is kept busy, so that what init receives for an agent is never at a number where it has to be put.
     """
-    prctl.die_with_parent(parent_pid)
-    os.setsid()
+    number = connection.detach()
+    if number != _CONNECTION_FD:
+        os.dup2(number, _CONNECTION_FD, inheritable=False)
+    os.dup2(0, RESULT_FD, inheritable=False)
+    _close_from(_CONNECTION_FD + 1)
+    return socket.socket(fileno=_CONNECTION_FD)
+
+
+def apply_what_is_inherited() -> None:
+    """Take the properties that every process of every run below this one is to have."""
     os.umask(0o077)
-    os.chdir(spec["folder"])
-    _go_first_when_memory_is_short()
-    rlimits.apply(spec["limits"])
     prctl.forbid_new_privileges()
-    if spec["command"]:
-        _execute(spec["command"], spec["environment"])
-    os.close(STATUS_FD)
-    os.environ.clear()
-    os.environ.update(spec["environment"])
-    agent.run_forked(spec["entrypoint"], spec["folder"])
-
-
-def place_descriptors(descriptors):
-    """Move descriptors to 0, 1, 2, … and close all others; only 0 to RESULT_FD survive an exec.
-
-    All are first copied above the targets, because one may sit where another has to go.
-    """
-    copies = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, len(descriptors)) for descriptor in descriptors]
-    for target, copy in enumerate(copies):
-        os.dup2(copy, target, inheritable=target <= RESULT_FD)
-    os.closerange(len(descriptors), os.sysconf("SC_OPEN_MAX"))
-
-
-def _go_first_when_memory_is_short():
     descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(descriptor, _OOM_SCORE_ADJUSTMENT)
@@ -59,7 +49,38 @@ def _go_first_when_memory_is_short():
         os.close(descriptor)
 
 
-def _execute(command, environment):
+def start(spec: dict[str, Any], descriptors: list[int], parent_pid: int) -> NoReturn:
+    """Become the agent; raises OSError or ValueError before the agent's code has started.
+
+    Args:
+        spec: see runner.protocol.
+        descriptors: what the agent gets, in the order of runner.protocol.AGENT_ENDS.
+        parent_pid: the run's init.
+    """
+    prctl.die_with_parent(parent_pid)
+    os.setsid()
+    _place(descriptors)
+    os.chdir(spec["folder"])
+    rlimits.apply(spec["limits"])
+    if spec["command"]:
+        _execute(spec["command"], spec["environment"])
+    os.close(_CONNECTION_FD)
+    os.environ.update(spec["environment"])
+    agent.run_forked(spec["entrypoint"], spec["folder"])
+
+
+def _place(descriptors: list[int]) -> None:
+    """Put the descriptors at 0, 1, 2, 3 and close all others but the connection, which does not survive an exec."""
+    for target, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, target)
+    _close_from(_CONNECTION_FD + 1)
+
+
+def _close_from(first: int) -> None:
+    os.closerange(first, os.sysconf("SC_OPEN_MAX"))
+
+
+def _execute(command: list[str], environment: dict[str, str]) -> NoReturn:
     """Replace this process by the agent's program.
 
     CPython ignores two signals for itself, and an ignored signal stays ignored across exec. Source: execve(2).

@@ -1,4 +1,4 @@
-"""The launcher: forks every run, holds its descriptors, reaps it, and tells the supervisor how it ended.
+"""The launcher: has every run forked, holds its descriptors, and tells the supervisor how it ended.
 
 Started by file with `python -I -S`, as a child of the supervisor but in a session of its own. It is small and has one
 thread, because every run is a fork of it: what it imports or opens, every run pays for and could see. It holds no
@@ -6,12 +6,15 @@ secret and parses nothing that an agent wrote.
 
 Three kinds of peers:
   supervisor   one at a time, over the listening Unix socket it was given; messages in runner.protocol
-  init         one per run (runner.init), a child; writes to its status pipe; its exit proves the run's tree empty
+  inits        children (runner.init); each runs one agent at a time and says when nothing of its tree lives
   strays       orphans of a run whose init was killed: this process is a subreaper, so they come here and are killed
 
-For each run it keeps the reading ends of the agent's pipes and the exit status until the supervisor releases them.
-When the supervisor's end of the socket closes, or SIGTERM comes, it kills every run and exits.
+For each run it keeps the reading ends of the agent's pipes, and its init, until the supervisor releases the run: only
+then may the init be given another one, because only then has the supervisor stopped to look below that init.
+When the supervisor's end of the socket closes, it kills every run and exits.
 """
+
+from __future__ import annotations
 
 import os
 import sys
@@ -20,81 +23,101 @@ if __name__ == "__main__":
     # -I leaves the checkout off the path; it is on it only while our own modules are loaded, so no agent finds them.
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import asyncio  # noqa: F401 - loaded once here, so that an async agent does not pay for it in every fork
-import contextlib
 import gc
-import json
 import selectors
-import signal
 import socket
 import struct
 import time
 
-from runner import init, protocol, tree, workdir
+from runner import agent, init, protocol, tree, workdir
 from runner.sandbox import prctl
 
 if __name__ == "__main__":
     sys.path.pop(0)
 
-_PEER_CREDENTIALS = struct.Struct("3i")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import Any
+
+# Inits that are kept waiting for the next runs, each some two megabytes; so many are made before the first run.
+_MOST_IDLE = 16
+_FIRST_IDLE = 2
 
 # Between two looks at what was told to die.
 _KILL_ROUND_SECONDS = 0.01
 
+_PEER_CREDENTIALS = struct.Struct("3i")
 
-_GONE = {"event": protocol.GONE, "status": None, "usage": None, "error": None}
+
+class Init:
+    """One init process. run: what it was given last, until that is released."""
+
+    def __init__(self, pid: int, channel: protocol.Channel) -> None:
+        self.pid = pid
+        self.channel = channel
+        self.pidfd = os.pidfd_open(pid)
+        self.run: Run | None = None
+
+    def close(self) -> None:
+        """Let go of it; it exits when its connection is closed."""
+        self.channel.close()
+        os.close(self.pidfd)
 
 
 class Run:
-    """One live run as the launcher knows it."""
+    """One run that is not released yet. kept: the reading ends of its pipes. over: GONE has been told."""
 
-    def __init__(self, name, status_pipe, kept):
+    def __init__(self, name: str, its_init: Init, kept: list[int]) -> None:
         self.name = name
-        self.status_pipe = status_pipe
+        self.init: Init | None = its_init
         self.kept = kept
-        self.records = b""
+        self.error: str | None = None
+        self.over = False
 
-    def read_status(self):
-        """Take in what init has written so far; return {"status", "empty", "error"}, each as far as it is known."""
-        try:
-            while data := os.read(self.status_pipe, 4096):
-                self.records += data
-        except BlockingIOError:
-            pass
-        known = {"status": None, "empty": False, "error": None}
-        for line in self.records.splitlines():
-            known.update(json.loads(line))
-        return known
+    def gone(self, status: int | None = None, usage: dict[str, float] | None = None) -> dict[str, Any]:
+        """Return the message that says how it ended. An error is one of the launch only if no agent was started."""
+        self.over = True
+        error = self.error
+        return {"event": protocol.GONE, "run": self.name, "status": status, "usage": usage, "error": error}
 
 
 class Launcher:
     """The event loop; every descriptor in the selector carries the function that handles it."""
 
-    def __init__(self, listener):
+    def __init__(self, listener: socket.socket) -> None:
         """Args: listener: a listening SOCK_SEQPACKET Unix socket."""
         self._listener = listener
         self._selector = selectors.EpollSelector()
-        self._channel = None
-        self._runs = {}
-        self._inits = {}
-        self._without_init = []
+        self._channel: protocol.Channel | None = None
+        self._runs: dict[str, Run] = {}
+        self._inits: dict[int, Init] = {}
+        self._idle: list[Init] = []
+        self._orphaned: list[Run] = []
         self._stopping = False
         self._requests = {protocol.LAUNCH: self._launch, protocol.RELEASE: self._release}
+        self._tidings = {
+            protocol.FAILED: self._on_failed,
+            protocol.EXITED: self._on_exited,
+            protocol.GONE: self._on_gone,
+        }
 
-    def serve(self):
-        """Serve one supervisor until it goes away or a signal says so; then kill every run."""
+    def serve(self) -> None:
+        """Serve one supervisor until it goes away; then kill every run."""
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
-        self._selector.register(_signal_pipe(self._on_signal), selectors.EVENT_READ, _drain)
+        self._idle += [self._fork_init() for _ in range(_FIRST_IDLE)]
         while not self._stopping:
-            for key, _ in self._selector.select(_KILL_ROUND_SECONDS if self._without_init else None):
-                key.data(key.fileobj)
-            self._reap()
+            for key, _ in self._selector.select(_KILL_ROUND_SECONDS if self._orphaned else None):
+                key.data()
+            self._bury()
             self._kill_strays()
             self._watch_channel()
         self._kill_everything()
 
-    def _accept(self, listener):
-        connection, _ = listener.accept()
+    # -- the supervisor ----------------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        connection, _ = self._listener.accept()
         _, uid, _ = _PEER_CREDENTIALS.unpack(
             connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
         )
@@ -104,100 +127,56 @@ class Launcher:
         self._channel = protocol.Channel(connection)
         self._selector.register(self._channel, selectors.EVENT_READ, self._converse)
 
-    def _converse(self, channel):
+    def _converse(self) -> None:
+        assert self._channel is not None
         try:
-            channel.flush()
-            while received := channel.receive():
+            self._channel.flush()
+            while received := self._channel.receive():
                 message, descriptors = received
                 self._requests[message["do"]](message, descriptors)
         except protocol.Disconnected:
             self._stopping = True
 
-    def _launch(self, message, descriptors):
+    def _launch(self, message: dict[str, Any], descriptors: list[int]) -> None:
         name = message["run"]
         agent_ends = descriptors[: len(protocol.AGENT_ENDS)]
         kept = descriptors[len(protocol.AGENT_ENDS) :]
-        status_reader, status_writer = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(status_reader, False)
-        launcher_pid = os.getpid()
         try:
-            pid = os.fork()
+            chosen = self._idle.pop() if self._idle else self._fork_init()
         except OSError as error:
-            protocol.close_all([*descriptors, status_reader, status_writer])
-            self._send({**_GONE, "run": name, "error": f"cannot fork: {error.strerror}"})
+            protocol.close_all(descriptors)
+            text = f"cannot fork: {error.strerror}"
+            self._send({"event": protocol.GONE, "run": name, "status": None, "usage": None, "error": text})
             return
-        if pid == 0:
-            init.run(message["spec"], [*agent_ends, status_writer], launcher_pid)
-        protocol.close_all([*agent_ends, status_writer])
-        self._runs[name] = self._inits[pid] = run = Run(name, status_reader, kept)
-        self._selector.register(status_reader, selectors.EVENT_READ, lambda _: self._on_status(run))
-        pidfd = os.pidfd_open(pid)
-        self._send({"event": protocol.STARTED, "run": name, "pid": pid}, [pidfd])
-        os.close(pidfd)
+        self._runs[name] = chosen.run = Run(name, chosen, kept)
+        self._send({"event": protocol.STARTED, "run": name, "pid": chosen.pid}, [chosen.pidfd])
+        try:
+            chosen.channel.send({"spec": message["spec"]}, agent_ends)
+        except protocol.Disconnected:
+            chosen.run.error = "its init has died"
+        protocol.close_all(agent_ends)
 
-    def _release(self, message, _descriptors):
+    def _release(self, message: dict[str, Any], _descriptors: list[int]) -> None:
         run = self._runs.pop(message["run"], None)
-        if run:
-            protocol.close_all(run.kept)
-
-    def _on_status(self, run):
-        """The agent has ended. Its init goes on only if other processes of the tree live: then the supervisor is told."""
-        self._selector.unregister(run.status_pipe)
-        known = run.read_status()
-        if known["status"] is not None and not known["empty"]:
-            self._send({"event": protocol.EXITED, "run": run.name})
-
-    def _on_signal(self, number, _frame):
-        if number != signal.SIGCHLD:
-            self._stopping = True
-
-    def _reap(self):
-        """Collect every child that has ended. An init ends by itself only when nothing else of its tree lives."""
-        for pid, status, usage in _ended_children():
-            run = self._inits.pop(pid, None)
-            if run is None:
-                continue
-            ending = self._ending_of(run, usage)
-            if os.WIFSIGNALED(status):
-                self._without_init.append(ending)
-            else:
-                self._send(ending)
-
-    def _ending_of(self, run, usage):
-        known = run.read_status()
-        if run.status_pipe in self._selector.get_map():
-            self._selector.unregister(run.status_pipe)
-        os.close(run.status_pipe)
-        return {
-            **_GONE,
-            "run": run.name,
-            "status": known["status"],
-            "error": known["error"] if known["status"] is None else None,
-            "usage": {
-                "user_cpu_seconds": round(usage.ru_utime, 6),
-                "system_cpu_seconds": round(usage.ru_stime, 6),
-                "peak_memory_bytes": usage.ru_maxrss * 1024,
-            },
-        }
-
-    def _kill_strays(self):
-        """Kill what came here when an init was killed; the runs of such inits are gone when no stray is left."""
-        if not self._without_init:
+        if run is None:
             return
-        strays = [pid for pid in tree.children(os.getpid()) if pid not in self._inits]
-        if strays:
-            tree.kill(strays)
+        protocol.close_all(run.kept)
+        if run.init is None:
             return
-        while self._without_init:
-            self._send(self._without_init.pop())
+        run.init.run = None
+        if len(self._idle) < _MOST_IDLE:
+            self._idle.append(run.init)
+        else:
+            self._dismiss(run.init)
 
-    def _send(self, event, descriptors=()):
+    def _send(self, event: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+        assert self._channel is not None
         try:
             self._channel.send(event, descriptors)
         except protocol.Disconnected:
             self._stopping = True
 
-    def _watch_channel(self):
+    def _watch_channel(self) -> None:
         """Wait for room in the socket only while something waits to be sent."""
         if not self._channel or self._stopping:
             return
@@ -205,13 +184,86 @@ class Launcher:
         if events != self._selector.get_key(self._channel).events:
             self._selector.modify(self._channel, events, self._converse)
 
-    def _kill_everything(self):
+    # -- inits -------------------------------------------------------------------------------------------------------
+
+    def _fork_init(self) -> Init:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        launcher_pid = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
+        if pid == 0:
+            init.serve(theirs, launcher_pid)
+        theirs.close()
+        made = self._inits[pid] = Init(pid, protocol.Channel(ours))
+        self._selector.register(made.channel, selectors.EVENT_READ, lambda: self._hear(made))
+        return made
+
+    def _hear(self, speaker: Init) -> None:
+        """Take in what an init says. When it is dead instead, it is waited for like any child."""
+        try:
+            while received := speaker.channel.receive():
+                message, _ = received
+                if speaker.run:
+                    self._tidings[message["tell"]](speaker.run, message)
+        except protocol.Disconnected:
+            self._selector.unregister(speaker.channel)
+            self._selector.register(speaker.pidfd, selectors.EVENT_READ, lambda: None)
+
+    def _on_failed(self, run: Run, message: dict[str, Any]) -> None:
+        run.error = message["error"]
+
+    def _on_exited(self, run: Run, _message: dict[str, Any]) -> None:
+        self._send({"event": protocol.EXITED, "run": run.name})
+
+    def _on_gone(self, run: Run, message: dict[str, Any]) -> None:
+        self._send(run.gone(message["status"], message["usage"]))
+
+    def _dismiss(self, superfluous: Init) -> None:
+        self._selector.unregister(superfluous.channel)
+        del self._inits[superfluous.pid]
+        superfluous.close()
+
+    # -- the dead ----------------------------------------------------------------------------------------------------
+
+    def _bury(self) -> None:
+        """Wait for every child that has ended: inits that were dismissed or have died, and strays."""
+        for pid in _ended_children():
+            dead = self._inits.pop(pid, None)
+            if dead is None:
+                continue
+            for watched in (dead.channel, dead.pidfd):
+                if watched in self._selector.get_map():
+                    self._selector.unregister(watched)
+            if dead in self._idle:
+                self._idle.remove(dead)
+            if dead.run:
+                dead.run.init = None
+                if not dead.run.over:
+                    self._orphaned.append(dead.run)
+            dead.close()
+
+    def _kill_strays(self) -> None:
+        """Kill what came here when an init was killed; the runs of such inits are gone when no stray is left."""
+        if not self._orphaned:
+            return
+        strays = [pid for pid in tree.children(os.getpid()) if pid not in self._inits]
+        if strays:
+            tree.kill(strays)
+            return
+        while self._orphaned:
+            self._send(self._orphaned.pop().gone())
+
+    def _kill_everything(self) -> None:
         while tree.has_children():
             tree.kill(tree.children(os.getpid()))
             time.sleep(_KILL_ROUND_SECONDS)  # noqa: TID251 - killed processes need a moment to end
 
 
-def sweep(work_root):
+def sweep(work_root: str) -> None:
     """Remove the work directories that a crash has left, in a process of its own, because they may be large."""
     leftovers = [os.path.join(work_root, name) for name in os.listdir(work_root)]
     if leftovers and os.fork() == 0:
@@ -220,7 +272,7 @@ def sweep(work_root):
         os._exit(0)
 
 
-def main(listener_descriptor, work_root):
+def main(listener_descriptor: str, work_root: str) -> None:
     """Serve until the supervisor goes away.
 
     Args:
@@ -231,37 +283,21 @@ def main(listener_descriptor, work_root):
     listener.set_inheritable(False)
     prctl.become_subreaper()
     sweep(work_root)
+    agent.prepare()
     gc.collect()
     gc.freeze()
     Launcher(listener).serve()
 
 
-def _signal_pipe(handler):
-    """Return a socket that becomes readable after a signal, whose handler runs before the loop goes on."""
-    reader, writer = socket.socketpair()
-    for end in (reader, writer):
-        end.setblocking(False)
-    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
-    for number in init.HANDLED_BY_LAUNCHER:
-        signal.signal(number, handler)
-    return reader
-
-
-def _drain(reader):
-    with contextlib.suppress(BlockingIOError):
-        while reader.recv(4096):
-            continue
-
-
-def _ended_children():
+def _ended_children() -> Iterator[int]:
     while True:
         try:
-            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            pid, _ = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
             return
         if pid == 0:
             return
-        yield pid, status, usage
+        yield pid
 
 
 if __name__ == "__main__":

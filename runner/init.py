@@ -1,92 +1,132 @@
-"""The first process of a run: it starts the agent, adopts what the agent leaves behind, and ends when nothing is left.
+"""The init of a run: it starts the agent, adopts what the agent leaves behind, and tells when nothing is left.
 
-Forked by the launcher, trusted, and the parent of the agent. It is a subreaper, so a process of the run can leave its
-session, its group and its parent, but not the tree below this process. Its end therefore proves that the tree is
-empty: it exits only when wait(2) says that there is no child any more. If it is killed, the kernel kills the agent
-(parent-death signal); if the launcher dies, the kernel kills this process.
+A child of the launcher, trusted, and the parent of the agent. It is a subreaper, so a process of the run can leave its
+session, its group and its parent, but not the tree below this process; when wait(2) says that there is no child any
+more, the tree is empty. If it is killed, the kernel kills the agent (parent-death signal); if the launcher dies, the
+kernel kills this process.
 
-It tells the launcher over the status pipe, one JSON object per line:
-    {"error": text}                       the agent could not be started
-    {"status": wait status, "empty": bool}   the agent has ended; "empty": no other process of the tree lives
+It serves one run after another: a process that has served before is cheaper than a new one, and nothing of a run can
+stay in it, because the agent's code runs only in its children. Messages: see runner.protocol.
 """
 
-import json
-import os
-import signal
+from __future__ import annotations
 
-from runner import enter, tree, workdir
+import os
+import socket
+import traceback
+
+from runner import enter, protocol, workdir
 from runner.sandbox import prctl
 
-HANDLED_BY_LAUNCHER = (signal.SIGCHLD, signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from resource import struct_rusage
+    from typing import Any, NoReturn
 
 
-def run(spec, descriptors, launcher_pid):
-    """Be the init of one run; never returns.
+class TreeUsage:
+    """What the processes of one run have used, as far as they were waited for."""
+
+    def __init__(self) -> None:
+        self._user = self._system = 0.0
+        self._peak_kilobytes = 0
+
+    def add(self, used: struct_rusage) -> None:
+        """Count a process that was waited for, and those that it has waited for. Source: getrusage(2)."""
+        self._user += used.ru_utime
+        self._system += used.ru_stime
+        self._peak_kilobytes = max(self._peak_kilobytes, used.ru_maxrss)
+
+    def record(self) -> dict[str, float]:
+        """Return the usage as runner.protocol has it."""
+        return {
+            "user_cpu_seconds": round(self._user, 6),
+            "system_cpu_seconds": round(self._system, 6),
+            "peak_memory_bytes": self._peak_kilobytes * 1024,
+        }
+
+
+def serve(connection: socket.socket, launcher_pid: int) -> NoReturn:
+    """Be the init of one run after another, until the launcher closes the connection.
 
     Args:
-        spec: see runner.protocol.
-        descriptors: what the agent gets, in the order of runner.protocol.AGENT_ENDS, then the status pipe.
-        launcher_pid: the parent.
+        connection: to the launcher. launcher_pid: the parent.
     """
     try:
-        enter.place_descriptors(descriptors)
         prctl.die_with_parent(launcher_pid)
-        _reset_signals()
         os.setsid()
+        connection = enter.keep_only(connection)
         prctl.become_subreaper()
-        workdir.create(spec["workdir"])
-        agent = _fork_agent(spec)
-        _let_go_of_the_agents_descriptors()
-        status = _wait_for(agent)
-        _report({"status": status, "empty": not tree.has_children()})
-        _reap_all()
-        workdir.remove(spec["workdir"])
-    except BaseException as error:
-        _report({"error": f"cannot start the run: {error}"})
+        enter.apply_what_is_inherited()
+        while True:
+            message, descriptors = protocol.receive(connection)
+            _run(connection, message["spec"], descriptors)
+    except protocol.Disconnected:
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
         os._exit(1)
-    os._exit(0)
 
 
-def _reset_signals():
-    signal.set_wakeup_fd(-1)
-    for number in HANDLED_BY_LAUNCHER:
-        signal.signal(number, signal.SIG_DFL)
+def _run(connection: socket.socket, spec: dict[str, Any], descriptors: list[int]) -> None:
+    usage = TreeUsage()
+    status = None
+    try:
+        status = _run_agent(connection, spec, descriptors, usage)
+        workdir.remove(spec["workdir"])
+    except OSError as error:
+        protocol.send(connection, {"tell": protocol.FAILED, "error": f"{error.strerror}: {error.filename}"})
+    protocol.send(connection, {"tell": protocol.GONE, "status": status, "usage": usage.record()})
 
 
-def _fork_agent(spec):
+def _run_agent(connection: socket.socket, spec: dict[str, Any], descriptors: list[int], usage: TreeUsage) -> int:
+    """Start the agent and return its wait status when nothing of its tree lives."""
+    try:
+        workdir.create(spec["workdir"])
+        agent = _fork_agent(connection, spec, descriptors)
+    finally:
+        protocol.close_all(descriptors)
+    status = _wait_for(agent, usage)
+    if _others_live(usage):
+        protocol.send(connection, {"tell": protocol.EXITED})
+        _wait_for_all(usage)
+    return status
+
+
+def _fork_agent(connection: socket.socket, spec: dict[str, Any], descriptors: list[int]) -> int:
     init_pid = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
-            enter.start(spec, init_pid)
+            enter.start(spec, descriptors, init_pid)
         except BaseException as error:
-            _report({"error": str(error)})
+            protocol.send(connection, {"tell": protocol.FAILED, "error": str(error)})
         os._exit(1)
     return pid
 
 
-def _let_go_of_the_agents_descriptors():
-    """Only the tree may hold the writing ends: then their end-of-file says that the tree has let go of them."""
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for descriptor in range(enter.STATUS_FD):
-        os.dup2(nothing, descriptor, inheritable=False)
-    os.close(nothing)
-
-
-def _wait_for(agent):
+def _wait_for(agent: int, usage: TreeUsage) -> int:
     while True:
-        pid, status = os.wait()
+        pid, status, used = os.wait4(-1, 0)
+        usage.add(used)
         if pid == agent:
             return status
 
 
-def _reap_all():
+def _others_live(usage: TreeUsage) -> bool:
     try:
         while True:
-            os.wait()
+            pid, _, used = os.wait4(-1, os.WNOHANG)
+            if pid == 0:
+                return True
+            usage.add(used)
+    except ChildProcessError:
+        return False
+
+
+def _wait_for_all(usage: TreeUsage) -> None:
+    try:
+        while True:
+            usage.add(os.wait4(-1, 0)[2])
     except ChildProcessError:
         return
-
-
-def _report(record):
-    os.write(enter.STATUS_FD, json.dumps(record).encode() + b"\n")

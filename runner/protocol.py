@@ -13,9 +13,16 @@ Events    {"event": STARTED, "run", "pid"} + a pidfd of the run's init
               init was killed; error: why the agent could not be started, or null;
               usage: {"user_cpu_seconds", "system_cpu_seconds", "peak_memory_bytes"} over the whole reaped tree
 
+Inits     the launcher has a number of inits (runner.init), each with a connection of the same kind, and gives a run to
+          one that is idle: {"spec"} + the descriptors of AGENT_ENDS. The init answers {"tell": EXITED} and {"tell":
+          GONE, "status", "usage"} as above; before that, the process that cannot become the agent {"tell": FAILED,
+          "error"}
+
 spec      {"entrypoint": "module:function" or null, "command": [program, argument...] or null, "folder", "workdir",
            "environment": {name: value}, "limits": {name: amount}}; exactly one of entrypoint and command is given
 """
+
+from __future__ import annotations
 
 import array
 import collections
@@ -23,8 +30,14 @@ import json
 import os
 import socket
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any
+
 LAUNCH, RELEASE = "launch", "release"
 STARTED, EXITED, GONE = "started", "exited", "gone"
+FAILED = "failed"
 
 # What the agent gets, then what the launcher keeps: the reading ends, so that they outlive the supervisor.
 AGENT_ENDS = ("stdin", "stdout", "stderr", "result")
@@ -34,86 +47,113 @@ DESCRIPTORS = AGENT_ENDS + KEPT_ENDS
 RESULT_FD = 3
 MAX_MESSAGE_BYTES = 128 * 1024
 
+_ANCILLARY_BYTES = socket.CMSG_SPACE(len(DESCRIPTORS) * array.array("i").itemsize)
+
 
 class Disconnected(Exception):
-    """The process at the other end of the channel has closed it or has died."""
+    """The process at the other end has closed the connection or has died."""
+
+
+def send(connection: socket.socket, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+    """Send one message; the descriptors stay the caller's.
+
+    Raises:
+        ValueError: the message is too large. BlockingIOError: the socket does not block and is full.
+        Disconnected: the other end is gone.
+    """
+    _send_bytes(connection, _encode(message), descriptors)
+
+
+def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """Return the next message and its descriptors, which are the caller's to close.
+
+    Raises:
+        BlockingIOError: the socket does not block and there is none yet. Disconnected: the other end is gone.
+    """
+    try:
+        data, ancillary, _, _ = connection.recvmsg(MAX_MESSAGE_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionError as error:
+        raise Disconnected(str(error)) from error
+    if not data:
+        raise Disconnected("closed by the other end")
+    return json.loads(data), _descriptors(ancillary)
 
 
 class Channel:
-    """One end of the connection. Never blocks: what the socket does not take at once waits in the outbox."""
+    """One end of a connection that never blocks: what the socket does not take at once waits in the outbox."""
 
-    def __init__(self, connection):
+    def __init__(self, connection: socket.socket) -> None:
         """Args: connection: a connected SOCK_SEQPACKET socket, owned by the channel from now on."""
         self._socket = connection
         self._socket.setblocking(False)
-        self._outbox = collections.deque()
+        self._outbox: collections.deque[tuple[bytes, list[int]]] = collections.deque()
 
-    def fileno(self):
+    def fileno(self) -> int:
         return self._socket.fileno()
 
     @property
-    def backlog(self):
+    def backlog(self) -> int:
         """Number of messages that wait for flush()."""
         return len(self._outbox)
 
-    def send(self, message, descriptors=()):
-        """Send a message, or queue it if the other end is slow.
+    def send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+        """Send a message, or queue it if the other end is slow; the caller may close the descriptors at once.
 
-        Args:
-            message: a JSON object of at most MAX_MESSAGE_BYTES.
-            descriptors: passed along; they stay the caller's, who may close them at once.
         Raises:
-            ValueError: the message is too large.
-            Disconnected: the other end is gone.
+            ValueError: the message is too large. Disconnected: the other end is gone.
         """
-        data = json.dumps(message).encode()
-        if len(data) > MAX_MESSAGE_BYTES:
-            raise ValueError(f"cannot send message: {len(data)} bytes are over the limit of {MAX_MESSAGE_BYTES}")
+        data = _encode(message)
         if self._outbox or not self._send_now(data, descriptors):
             self._outbox.append((data, [os.dup(descriptor) for descriptor in descriptors]))
 
-    def flush(self):
+    def flush(self) -> None:
         """Send what waits, as far as the socket takes it. Raises Disconnected."""
         while self._outbox and self._send_now(*self._outbox[0]):
             _, copies = self._outbox.popleft()
             close_all(copies)
 
-    def receive(self):
+    def receive(self) -> tuple[dict[str, Any], list[int]] | None:
         """Return the next (message, descriptors), or None when there is none yet. Raises Disconnected."""
         try:
-            data, ancillary, _, _ = self._socket.recvmsg(
-                MAX_MESSAGE_BYTES, socket.CMSG_SPACE(4 * len(DESCRIPTORS)), socket.MSG_CMSG_CLOEXEC
-            )
+            return receive(self._socket)
         except BlockingIOError:
             return None
-        except ConnectionError as error:
-            raise Disconnected(str(error)) from error
-        if not data:
-            raise Disconnected("closed by the other end")
-        return json.loads(data), _descriptors(ancillary)
 
-    def close(self):
+    def close(self) -> None:
         self._socket.close()
         while self._outbox:
             close_all(self._outbox.popleft()[1])
 
-    def _send_now(self, data, descriptors):
+    def _send_now(self, data: bytes, descriptors: Sequence[int]) -> bool:
         try:
-            socket.send_fds(self._socket, [data], descriptors)
+            _send_bytes(self._socket, data, descriptors)
         except BlockingIOError:
             return False
-        except ConnectionError as error:
-            raise Disconnected(str(error)) from error
         return True
 
 
-def close_all(descriptors):
+def close_all(descriptors: Iterable[int]) -> None:
     """Close every descriptor of an iterable."""
     for descriptor in descriptors:
         os.close(descriptor)
 
 
-def _descriptors(ancillary):
+def _encode(message: dict[str, Any]) -> bytes:
+    data = json.dumps(message).encode()
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise ValueError(f"cannot send message: {len(data)} bytes are over the limit of {MAX_MESSAGE_BYTES}")
+    return data
+
+
+def _send_bytes(connection: socket.socket, data: bytes, descriptors: Sequence[int]) -> None:
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+    try:
+        connection.sendmsg([data], rights)
+    except ConnectionError as error:
+        raise Disconnected(str(error)) from error
+
+
+def _descriptors(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
     found = array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:

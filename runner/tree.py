@@ -1,16 +1,19 @@
 """The processes below this one, found in /proc; for the launcher, which has nothing but the standard library."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import signal
+from collections.abc import Iterable
 
 
-def children(pid):
+def children(pid: int) -> list[int]:
     """Return the pids of the children of a process, zombies included."""
     return _all_children().get(pid, [])
 
 
-def kill(pids):
+def kill(pids: Iterable[int]) -> None:
     """Send SIGKILL to processes of this process's tree and to all below them; call again until they are gone.
 
     None of these pids can have passed to a stranger: an orphan becomes a child of this process, which has not yet
@@ -24,7 +27,7 @@ def kill(pids):
             os.kill(pid, signal.SIGKILL)
 
 
-def has_children():
+def has_children() -> bool:
     """Reap what has ended; tell whether this process still has a child, alive or stopped."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
@@ -34,15 +37,15 @@ def has_children():
     return True
 
 
-def _all_children():
-    found = {}
+def _all_children() -> dict[int | None, list[int]]:
+    found: dict[int | None, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             found.setdefault(_parent(name), []).append(int(name))
     return found
 
 
-def _parent(pid):
+def _parent(pid: str) -> int | None:
     """Return the parent's pid, or None if the process is gone.
 
     Source: proc(5), /proc/pid/stat: the fields after the last ")" are the state and the parent's pid.

@@ -1,19 +1,22 @@
 """The private work directory of a run: made before the agent starts, removed when nothing of its tree lives."""
 
+from __future__ import annotations
+
 import itertools
 import os
 import stat
+from collections.abc import Iterator
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OWNER_ONLY = 0o700
 
 
-def create(path):
+def create(path: str) -> None:
     """Make the directory, readable by its owner alone. Raises FileExistsError if there is one."""
     os.mkdir(path, _OWNER_ONLY)
 
 
-def remove(path):
+def remove(path: str) -> None:
     """Remove a directory that a dead agent has written, whatever is in it.
 
     An agent chooses names, depth and modes, so: no symbolic link is followed, every step is relative to an open
@@ -40,7 +43,7 @@ def remove(path):
     os.rmdir(path)
 
 
-def _move_up(top, name, fresh_names):
+def _move_up(top: int, name: str, fresh_names: Iterator[str]) -> list[str]:
     """Leave one directory below top empty; return the new names, below top, of the directories that were in it."""
     directory = os.open(name, _OPEN_DIRECTORY, dir_fd=top)
     try:
@@ -53,7 +56,7 @@ def _move_up(top, name, fresh_names):
         os.close(directory)
 
 
-def _unlink_files(directory):
+def _unlink_files(directory: int) -> list[str]:
     """Unlink what is no directory; return the names of the directories, which can then be opened and moved."""
     nested = []
     for name in os.listdir(directory):
@@ -65,7 +68,7 @@ def _unlink_files(directory):
     return nested
 
 
-def _make_accessible(directory, name):
+def _make_accessible(directory: int, name: str) -> None:
     # chmod(2) follows a symbolic link; through O_PATH and /proc it reaches exactly what was opened. Source: open(2).
     handle = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:

@@ -135,9 +135,10 @@ class AgentRegistry:
         return list(self._scan())
 
     def _scan(self) -> list[Entry]:
-        entries, by_key = [], {}
+        entries: list[Entry] = []
+        by_key: dict[str, Entry] = {}
         for entry in _read_all(self._root):
-            keys = (entry.agent.name, entry.agent.id) if entry.agent else (entry.folder.name,)
+            keys: tuple[str, ...] = (entry.agent.name, entry.agent.id) if entry.agent else (entry.folder.name,)
             taken = next((by_key[key] for key in keys if key in by_key), None)
             if taken:
                 error = f"its name or id is also that of {taken.folder.name!r}"

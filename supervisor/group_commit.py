@@ -3,34 +3,35 @@
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 from supervisor.errors import CorralError
 
 T = TypeVar("T")
+Transaction = TypeVar("Transaction")
 
 
-class _Ticket:
+class _Ticket(Generic[Transaction]):
     """One caller's write and, once it is done, what came of it."""
 
-    def __init__(self, write: Callable[[Any], Any]) -> None:
+    def __init__(self, write: Callable[[Transaction], object]) -> None:
         self.write = write
         self.done = False
-        self.value: Any = None
+        self.value: object = None
         self.error: BaseException | None = None
 
 
-class GroupCommit:
+class GroupCommit(Generic[Transaction]):
     """Whoever comes first commits for all who have come meanwhile; nobody returns before the commit that has theirs."""
 
-    def __init__(self, begin: Callable[[], AbstractContextManager[Any]]) -> None:
+    def __init__(self, begin: Callable[[], AbstractContextManager[Transaction]]) -> None:
         """Args: begin: opens a transaction, a context that commits at its end and rolls back on an exception."""
         self._begin = begin
-        self._waiting: list[_Ticket] = []
+        self._waiting: list[_Ticket[Transaction]] = []
         self._waiting_lock = threading.Lock()
         self._commit_lock = threading.Lock()
 
-    def run(self, write: Callable[[Any], T]) -> T:
+    def run(self, write: Callable[[Transaction], T]) -> T:
         """Do a write in a shared transaction and return what it returned, after the commit.
 
         Args:
@@ -63,7 +64,7 @@ class GroupCommit:
             ticket.done = True
 
 
-def _do(ticket: _Ticket, transaction: Any) -> None:
+def _do(ticket: _Ticket[Transaction], transaction: Transaction) -> None:
     try:
         ticket.value = ticket.write(transaction)
     except CorralError as error:

@@ -21,7 +21,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Slice:
-    """Bytes of a log. start: offset of the first one. end: where to read on. size: bytes written so far, kept or not."""
+    """Bytes of a log. start: offset of the first one. end: where to read on. size: bytes written, kept or not."""
 
     data: bytes
     start: int

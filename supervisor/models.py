@@ -180,6 +180,9 @@ class Execution:
         return self.status in FINAL
 
 
-def as_record(value: Any) -> dict[str, Any]:
+Record = Termination | Usage | Kill | Isolation | Origin
+
+
+def as_record(value: Record) -> dict[str, Any]:
     """Return a dataclass as the JSON object that is stored and shown."""
     return asdict(value)

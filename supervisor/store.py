@@ -6,13 +6,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from supervisor import database
 from supervisor.clock import Clock
 from supervisor.errors import ExecutionUnknown, StoreError
 from supervisor.group_commit import GroupCommit
-from supervisor.models import Claim, Execution, Origin, Outcome, Submission, Termination, as_record
+from supervisor.models import Claim, Execution, Origin, Outcome, Record, Submission, Termination, as_record
 from supervisor.states import FINAL, Cause, Event, Status, transition
 from supervisor.verdict import verdict
 
@@ -155,7 +154,7 @@ class Transaction:
     def _log(self, execution_id: str, kind: str, data: str) -> None:
         self._execute("insert_event", id=execution_id, kind=kind, data=data)
 
-    def _execute(self, query: str, **values: Any) -> sqlite3.Cursor:
+    def _execute(self, query: str, **values: str | int | None) -> sqlite3.Cursor:
         return self._connection.execute(_QUERIES[query], {"now": self._now, **values})
 
 
@@ -224,5 +223,5 @@ class Store:
         return connection
 
 
-def _json(record: Any) -> str | None:
+def _json(record: Record | None) -> str | None:
     return None if record is None else json.dumps(as_record(record), separators=(",", ":"))

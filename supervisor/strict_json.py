@@ -1,7 +1,6 @@
 """JSON from strangers: parsed within bounds, and written back in one normal form that every reader can parse."""
 
 import json
-from typing import Any
 
 from supervisor.errors import InvalidJson
 
@@ -12,7 +11,7 @@ MAX_DEPTH = 100
 MAX_TOKENS = 200_000
 
 
-def parse(data: bytes) -> Any:
+def parse(data: bytes) -> object:
     """Return the value of one JSON document.
 
     Args:
@@ -37,7 +36,7 @@ def parse(data: bytes) -> Any:
     return value
 
 
-def dump(value: Any) -> str:
+def dump(value: object) -> str:
     """Return a parsed value as compact JSON text that is valid UTF-8.
 
     Raises:
@@ -57,7 +56,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a JSON value")
 
 
-def _check_depth(value: Any) -> None:
+def _check_depth(value: object) -> None:
     level = [value]
     for _ in range(MAX_DEPTH + 1):
         level = [

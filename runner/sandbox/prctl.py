@@ -11,7 +11,7 @@ PR_SET_NO_NEW_PRIVS = 38
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def die_with_parent(parent_pid):
+def die_with_parent(parent_pid: int) -> None:
     """Have the kernel kill this process when its parent thread ends.
 
     The parent may have died before the call, and then no signal ever comes: so the parent is compared afterwards.
@@ -25,7 +25,7 @@ def die_with_parent(parent_pid):
         os._exit(1)
 
 
-def become_subreaper():
+def become_subreaper() -> None:
     """Make every orphaned descendant a child of this process, so that none can leave its tree.
 
     Source: prctl(2), PR_SET_CHILD_SUBREAPER.
@@ -33,7 +33,7 @@ def become_subreaper():
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def forbid_new_privileges():
+def forbid_new_privileges() -> None:
     """Make set-user-id programs and file capabilities grant nothing, for this process and all it starts.
 
     Source: prctl(2), PR_SET_NO_NEW_PRIVS.
@@ -41,7 +41,7 @@ def forbid_new_privileges():
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
-def _prctl(operation, argument):
+def _prctl(operation: int, argument: int) -> None:
     unused = ctypes.c_ulong(0)
     if _libc.prctl(operation, ctypes.c_ulong(argument), unused, unused, unused) < 0:
         number = ctypes.get_errno()

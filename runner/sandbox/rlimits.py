@@ -1,6 +1,7 @@
 """Resource limits of one process, applied last before the agent's code starts."""
 
 import resource
+from collections.abc import Mapping
 
 # Name in the manifest -> kernel limit. RLIMIT_DATA counts private writable memory, and so, unlike RLIMIT_AS, leaves
 # alone the large reservations of address space that V8 and the JVM make. Source: setrlimit(2).
@@ -19,7 +20,7 @@ CORE_BYTES = 1
 CPU_MARGIN_SECONDS = 1
 
 
-def apply(limits):
+def apply(limits: Mapping[str, int]) -> None:
     """Set the limits of this process and of all that it starts.
 
     Args:
@@ -33,7 +34,7 @@ def apply(limits):
         _set(kind, amount, amount + CPU_MARGIN_SECONDS if kind == resource.RLIMIT_CPU else amount)
 
 
-def _set(kind, soft, hard):
+def _set(kind: int, soft: int, hard: int) -> None:
     _, ceiling = resource.getrlimit(kind)
     if ceiling != resource.RLIM_INFINITY:
         hard = min(hard, ceiling)

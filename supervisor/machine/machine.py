@@ -223,7 +223,9 @@ class Machine:
         if seconds > _STUCK_SECONDS:
             _log.error("processes survive SIGKILL", run=run.name, seconds=round(seconds, 1))
 
-    def _finish(self, run: Run, usage: Usage, **ending: Any) -> None:
+    def _finish(
+        self, run: Run, usage: Usage, status: int | None = None, launch_error: str | None = None, lost: bool = False
+    ) -> None:
         if run.stopper:
             run.stopper.end()
         if run.deadline:
@@ -245,7 +247,9 @@ class Machine:
             stop=run.stop_reason,
             done_before_stop=run.done_before_stop,
             kill=run.stopper.certificate() if run.stopper else None,
-            **ending,
+            lost=lost,
+            launch_error=launch_error,
+            status=status,
         )
         run.close()
         del self._runs[run.claim.execution_id, run.claim.attempt]

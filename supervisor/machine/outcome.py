@@ -3,7 +3,6 @@
 import os
 import signal
 from dataclasses import dataclass
-from typing import Any
 
 from supervisor.machine.stopper import Reason
 from supervisor.models import Isolation, Kill, Outcome, Termination, Usage
@@ -30,7 +29,7 @@ class Ending:
     at: int
     usage: Usage
     isolation: Isolation
-    limits: dict[str, Any]
+    limits: dict[str, int | None]
     stderr_tail: str
     lost: bool = False
     launch_error: str | None = None

@@ -16,6 +16,8 @@ _FIRST_TIDY = 256
 
 
 class HasFileno(Protocol):
+    """What owns a descriptor and may be watched in its place."""
+
     def fileno(self) -> int: ...
 
 
@@ -26,6 +28,7 @@ class Timer:
         self.call: Callable[[], None] | None = call
 
     def cancel(self) -> None:
+        """Do not call. One that was called or canceled already is no error."""
         self.call = None
 
 
