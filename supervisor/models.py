@@ -3,7 +3,7 @@
 import os
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from supervisor.states import FINAL, Cause, Status
@@ -185,4 +185,4 @@ Record = Termination | Usage | Kill | Isolation | Origin
 
 def as_record(value: Record) -> dict[str, Any]:
     """Return a dataclass as the JSON object that is stored and shown."""
-    return asdict(value)
+    return {name: getattr(value, name) for name in value.__slots__}

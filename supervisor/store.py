@@ -13,9 +13,12 @@ from supervisor.errors import ExecutionUnknown, StoreError
 from supervisor.group_commit import GroupCommit
 from supervisor.models import Claim, Execution, Origin, Outcome, Record, Submission, Termination, as_record
 from supervisor.states import FINAL, Cause, Event, Status, transition
+from supervisor.turns import Turns
 from supervisor.verdict import verdict
 
 _QUERIES = database.load_queries()
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Transaction:
@@ -149,7 +152,7 @@ class Transaction:
         self._log_status(execution_id, following)
 
     def _log_status(self, execution_id: str, status: Status) -> None:
-        self._log(execution_id, "status", json.dumps({"status": status}))
+        self._log(execution_id, "status", f'{{"status":"{status}"}}')
 
     def _log(self, execution_id: str, kind: str, data: str) -> None:
         self._execute("insert_event", id=execution_id, kind=kind, data=data)
@@ -169,6 +172,7 @@ class Store:
         """
         self._path = path
         self._clock = clock
+        self._turns = Turns(path.with_suffix(".turns"))
         self._writer = database.connect(path)
         self._threads = threading.local()
         self._group = GroupCommit(self.transaction)
@@ -182,13 +186,14 @@ class Store:
             StoreError: it cannot be begun or recorded; nothing of it is.
         """
         try:
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                yield Transaction(self._writer, self._clock.now())
-                self._writer.execute("COMMIT")
-            finally:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
+            with self._turns.take():
+                self._writer.execute("BEGIN IMMEDIATE")
+                try:
+                    yield Transaction(self._writer, self._clock.now())
+                    self._writer.execute("COMMIT")
+                finally:
+                    if self._writer.in_transaction:
+                        self._writer.execute("ROLLBACK")
         except sqlite3.Error as error:
             raise StoreError(f"cannot write to the database: {error}") from error
 
@@ -214,6 +219,7 @@ class Store:
     def close(self) -> None:
         """Close the writing connection; the readers go with their threads."""
         self._writer.close()
+        self._turns.close()
 
     def _reader(self) -> sqlite3.Connection:
         """Return the calling thread's own connection: with WAL a reader never waits for a writer."""
@@ -224,4 +230,4 @@ class Store:
 
 
 def _json(record: Record | None) -> str | None:
-    return None if record is None else json.dumps(as_record(record), separators=(",", ":"))
+    return None if record is None else _encode(as_record(record))
