@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 _TRACEBACK_LIMIT = 64 * 1024
 _MESSAGE_LIMIT = 1024
 
-# Modules out of sight: to free them would cost more than all the rest of the start.
-_KEPT_ALIVE: list[types.ModuleType] = []
+# Modules that are out of sight.
+_STILL_IN_USE: list[types.ModuleType] = []
 
 
 class Context:
@@ -73,18 +73,13 @@ class Frames:
 
 
 def prepare() -> None:
-    """Set up, once and in the process that is forked for every run, what all of them need."""
+    """Make this process fit to run an agent, or to be forked by those that do."""
     for stream in (sys.stdout, sys.stderr):
         _log_by_lines(stream)
+    _get_out_of_sight()
     faulthandler.enable()
     sys.dont_write_bytecode = True
     sys.argv = ["agent"]
-
-
-def run_forked(entrypoint: str, folder: str) -> NoReturn:
-    """Call the entry point in this process, a fork of the launcher; never returns."""
-    _forget_the_launcher()
-    run(entrypoint, folder)
 
 
 def run(entrypoint: str, folder: str) -> NoReturn:
@@ -103,11 +98,11 @@ def _log_by_lines(stream: Any) -> None:
     stream.reconfigure(line_buffering=True, encoding="utf-8", errors="backslashreplace")
 
 
-def _forget_the_launcher() -> None:
+def _get_out_of_sight() -> None:
     """Take our modules out of the agent's sight: its own may have the same names."""
     ours = [name for name in sys.modules if name == "runner" or name.startswith("runner.")]
-    _KEPT_ALIVE.extend(sys.modules.pop(name) for name in ours)
-    _KEPT_ALIVE.append(sys.modules["__main__"])
+    _STILL_IN_USE.extend(sys.modules.pop(name) for name in ours)
+    _STILL_IN_USE.append(sys.modules["__main__"])
     sys.modules["__main__"] = types.ModuleType("__main__")
 
 

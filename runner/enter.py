@@ -10,13 +10,13 @@ import os
 import signal
 import socket
 
-from runner import agent
+from runner import agent, protocol, workdir
 from runner.protocol import RESULT_FD
 from runner.sandbox import prctl, rlimits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import NoReturn
 
 # Init's connection. The agent never sees it: it is closed by exec, or by hand before a Python entry point is called.
 _CONNECTION_FD = RESULT_FD + 1
@@ -49,24 +49,32 @@ def apply_what_is_inherited() -> None:
         os.close(descriptor)
 
 
-def start(spec: dict[str, Any], descriptors: list[int], parent_pid: int) -> NoReturn:
-    """Become the agent; raises OSError or ValueError before the agent's code has started.
+def wait_and_start(connection: socket.socket, directory: str, parent_pid: int) -> NoReturn:
+    """Wait for a run and become its agent; raises OSError or ValueError before the agent's code has started.
+
+    All that does not depend on the run is done before the wait, so that it takes no time of the run.
 
     Args:
-        spec: see runner.protocol.
-        descriptors: what the agent gets, in the order of runner.protocol.AGENT_ENDS.
+        connection: the init's; brings one spec with what the agent gets (runner.protocol).
+        directory: path of the run's private directory, which is made now.
         parent_pid: the run's init.
+    Raises:
+        Disconnected: there will be no run.
     """
     prctl.die_with_parent(parent_pid)
     os.setsid()
+    message, descriptors = protocol.receive(connection)
+    spec = message["spec"]
+    workdir.create(directory)
     _place(descriptors)
     os.chdir(spec["folder"])
     rlimits.apply(spec["limits"])
+    environment = {"HOME": directory, "TMPDIR": directory, **spec["environment"], "CORRAL_WORKDIR": directory}
     if spec["command"]:
-        _execute(spec["command"], spec["environment"])
+        _execute(spec["command"], environment)
     os.close(_CONNECTION_FD)
-    os.environ.update(spec["environment"])
-    agent.run_forked(spec["entrypoint"], spec["folder"])
+    os.environ.update(environment)
+    agent.run(spec["entrypoint"], spec["folder"])
 
 
 def _place(descriptors: list[int]) -> None:

@@ -23,6 +23,7 @@ if __name__ == "__main__":
     # -I leaves the checkout off the path; it is on it only while our own modules are loaded, so no agent finds them.
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+import contextlib
 import gc
 import selectors
 import socket
@@ -40,9 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-# Inits that are kept waiting for the next runs, each some two megabytes; so many are made before the first run.
-_MOST_IDLE = 16
-_FIRST_IDLE = 2
+# Inits that wait for the next runs, each with the process that becomes the agent: some three megabytes together.
+_MOST_IDLE = max(2, os.cpu_count() or 1)
 
 # Between two looks at what was told to die.
 _KILL_ROUND_SECONDS = 0.01
@@ -85,9 +85,10 @@ class Run:
 class Launcher:
     """The event loop; every descriptor in the selector carries the function that handles it."""
 
-    def __init__(self, listener: socket.socket) -> None:
-        """Args: listener: a listening SOCK_SEQPACKET Unix socket."""
+    def __init__(self, listener: socket.socket, work_root: str) -> None:
+        """Args: listener: a listening SOCK_SEQPACKET Unix socket. work_root: see main()."""
         self._listener = listener
+        self._work_root = work_root
         self._selector = selectors.EpollSelector()
         self._channel: protocol.Channel | None = None
         self._runs: dict[str, Run] = {}
@@ -105,7 +106,7 @@ class Launcher:
     def serve(self) -> None:
         """Serve one supervisor until it goes away; then kill every run."""
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
-        self._idle += [self._fork_init() for _ in range(_FIRST_IDLE)]
+        self._idle += [self._fork_init() for _ in range(_MOST_IDLE)]
         while not self._stopping:
             for key, _ in self._selector.select(_KILL_ROUND_SECONDS if self._orphaned else None):
                 key.data()
@@ -165,6 +166,7 @@ class Launcher:
             return
         run.init.run = None
         if len(self._idle) < _MOST_IDLE:
+            self._get_ready(run.init)
             self._idle.append(run.init)
         else:
             self._dismiss(run.init)
@@ -196,11 +198,17 @@ class Launcher:
             theirs.close()
             raise
         if pid == 0:
-            init.serve(theirs, launcher_pid)
+            init.serve(theirs, self._work_root, launcher_pid)
         theirs.close()
         made = self._inits[pid] = Init(pid, protocol.Channel(ours))
         self._selector.register(made.channel, selectors.EVENT_READ, lambda: self._hear(made))
+        self._get_ready(made)
         return made
+
+    def _get_ready(self, idle: Init) -> None:
+        # One that has died meanwhile is noticed when it is waited for.
+        with contextlib.suppress(protocol.Disconnected):
+            idle.channel.send(protocol.GET_READY)
 
     def _hear(self, speaker: Init) -> None:
         """Take in what an init says. When it is dead instead, it is waited for like any child."""
@@ -209,6 +217,8 @@ class Launcher:
                 message, _ = received
                 if speaker.run:
                     self._tidings[message["tell"]](speaker.run, message)
+                elif message["tell"] == protocol.GONE:
+                    self._get_ready(speaker)
         except protocol.Disconnected:
             self._selector.unregister(speaker.channel)
             self._selector.register(speaker.pidfd, selectors.EVENT_READ, lambda: None)
@@ -286,7 +296,7 @@ def main(listener_descriptor: str, work_root: str) -> None:
     agent.prepare()
     gc.collect()
     gc.freeze()
-    Launcher(listener).serve()
+    Launcher(listener, work_root).serve()
 
 
 def _ended_children() -> Iterator[int]:

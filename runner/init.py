@@ -1,6 +1,7 @@
 """The init of a run: it starts the agent, adopts what the agent leaves behind, and tells when nothing is left.
 
-A child of the launcher, trusted, and the parent of the agent. It is a subreaper, so a process of the run can leave its
+A child of the launcher, trusted, and the parent of the agent, which it forks before there is a run for it: the fork
+and its preparations then take no time of the run. It is a subreaper, so a process of the run can leave its
 session, its group and its parent, but not the tree below this process; when wait(2) says that there is no child any
 more, the tree is empty. If it is killed, the kernel kills the agent (parent-death signal); if the launcher dies, the
 kernel kills this process.
@@ -21,7 +22,7 @@ from runner.sandbox import prctl
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from resource import struct_rusage
-    from typing import Any, NoReturn
+    from typing import NoReturn
 
 
 class TreeUsage:
@@ -46,11 +47,11 @@ class TreeUsage:
         }
 
 
-def serve(connection: socket.socket, launcher_pid: int) -> NoReturn:
+def serve(connection: socket.socket, work_root: str, launcher_pid: int) -> NoReturn:
     """Be the init of one run after another, until the launcher closes the connection.
 
     Args:
-        connection: to the launcher. launcher_pid: the parent.
+        connection: to the launcher. work_root: folder of the runs' work directories. launcher_pid: the parent.
     """
     try:
         prctl.die_with_parent(launcher_pid)
@@ -60,7 +61,9 @@ def serve(connection: socket.socket, launcher_pid: int) -> NoReturn:
         enter.apply_what_is_inherited()
         while True:
             message, descriptors = protocol.receive(connection)
-            _run(connection, message["spec"], descriptors)
+            protocol.close_all(descriptors)
+            if message == protocol.GET_READY:
+                _serve_one(connection, os.path.join(work_root, os.urandom(8).hex()))
     except protocol.Disconnected:
         os._exit(0)
     except BaseException:
@@ -68,37 +71,30 @@ def serve(connection: socket.socket, launcher_pid: int) -> NoReturn:
         os._exit(1)
 
 
-def _run(connection: socket.socket, spec: dict[str, Any], descriptors: list[int]) -> None:
+def _serve_one(connection: socket.socket, directory: str) -> None:
+    """Fork the process that waits for a run and becomes its agent; tell when nothing of its tree lives."""
     usage = TreeUsage()
     status = None
     try:
-        status = _run_agent(connection, spec, descriptors, usage)
-        workdir.remove(spec["workdir"])
+        agent = _fork_agent(connection, directory)
+        status = _wait_for(agent, usage)
+        if _others_live(usage):
+            protocol.send(connection, {"tell": protocol.EXITED})
+            _wait_for_all(usage)
+        workdir.remove(directory)
     except OSError as error:
         protocol.send(connection, {"tell": protocol.FAILED, "error": f"{error.strerror}: {error.filename}"})
     protocol.send(connection, {"tell": protocol.GONE, "status": status, "usage": usage.record()})
 
 
-def _run_agent(connection: socket.socket, spec: dict[str, Any], descriptors: list[int], usage: TreeUsage) -> int:
-    """Start the agent and return its wait status when nothing of its tree lives."""
-    try:
-        workdir.create(spec["workdir"])
-        agent = _fork_agent(connection, spec, descriptors)
-    finally:
-        protocol.close_all(descriptors)
-    status = _wait_for(agent, usage)
-    if _others_live(usage):
-        protocol.send(connection, {"tell": protocol.EXITED})
-        _wait_for_all(usage)
-    return status
-
-
-def _fork_agent(connection: socket.socket, spec: dict[str, Any], descriptors: list[int]) -> int:
+def _fork_agent(connection: socket.socket, directory: str) -> int:
     init_pid = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
-            enter.start(spec, descriptors, init_pid)
+            enter.wait_and_start(connection, directory, init_pid)
+        except protocol.Disconnected:
+            os._exit(0)
         except BaseException as error:
             protocol.send(connection, {"tell": protocol.FAILED, "error": str(error)})
         os._exit(1)

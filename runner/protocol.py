@@ -13,13 +13,12 @@ Events    {"event": STARTED, "run", "pid"} + a pidfd of the run's init
               init was killed; error: why the agent could not be started, or null;
               usage: {"user_cpu_seconds", "system_cpu_seconds", "peak_memory_bytes"} over the whole reaped tree
 
-Inits     the launcher has a number of inits (runner.init), each with a connection of the same kind, and gives a run to
-          one that is idle: {"spec"} + the descriptors of AGENT_ENDS. The init answers {"tell": EXITED} and {"tell":
-          GONE, "status", "usage"} as above; before that, the process that cannot become the agent {"tell": FAILED,
-          "error"}
+Inits     the launcher has a number of inits (runner.init), each with a connection of the same kind. It says GET_READY,
+          then, once, {"spec"} + the descriptors of AGENT_ENDS. The init answers {"tell": EXITED} and {"tell": GONE,
+          "status", "usage"} as above; before that, the process that cannot become the agent {"tell": FAILED, "error"}
 
-spec      {"entrypoint": "module:function" or null, "command": [program, argument...] or null, "folder", "workdir",
-           "environment": {name: value}, "limits": {name: amount}}; exactly one of entrypoint and command is given
+spec      {"entrypoint": "module:function" or null, "command": [program, argument...] or null, "folder", "environment":
+           {name: value}, "limits": {name: amount}}; exactly one of entrypoint and command is given
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
 LAUNCH, RELEASE = "launch", "release"
 STARTED, EXITED, GONE = "started", "exited", "gone"
 FAILED = "failed"
+GET_READY = {"do": "get ready"}
 
 # What the agent gets, then what the launcher keeps: the reading ends, so that they outlive the supervisor.
 AGENT_ENDS = ("stdin", "stdout", "stderr", "result")

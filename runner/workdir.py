@@ -27,9 +27,12 @@ def remove(path: str) -> None:
         OSError: something in it cannot be removed.
     """
     try:
-        top = os.open(path, _OPEN_DIRECTORY)
+        os.rmdir(path)  # mostly it is empty
+        return
     except FileNotFoundError:
         return
+    except OSError:
+        top = os.open(path, _OPEN_DIRECTORY)
     try:
         os.fchmod(top, _OWNER_ONLY)
         fresh_names = (f".{os.urandom(8).hex()}" for _ in itertools.count())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.processes import descendants, descriptors
+from tests.helpers.processes import descendants, descriptors, is_spare
 from tests.helpers.server import RunningServer
 from tests.helpers.wait import wait_until
 
@@ -38,7 +38,8 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def _everything() -> tuple[set[int], set[str], int, str]:
     """Return our living descendants, open descriptors, number of threads and mounts."""
-    return descendants(os.getpid()), _targets(), threading.active_count(), Path("/proc/self/mounts").read_text()
+    living = {pid for pid in descendants(os.getpid()) if not is_spare(pid)}
+    return living, _targets(), threading.active_count(), Path("/proc/self/mounts").read_text()
 
 
 def _targets() -> set[str]:

@@ -50,7 +50,6 @@ class Machine:
             data, work, lock: see Launcher.
             our_pids: the server's own processes, which are never taken for left-overs of a run.
         """
-        self._work = work
         self._our_pids = our_pids
         self._reactor = reactor
         self._clock = clock
@@ -86,7 +85,7 @@ class Machine:
         self._runs[key] = run
         timeout = agent.manifest.timeout_seconds
         deadline = self._clock.now() / MICROSECONDS + timeout
-        self.launcher.launch(run.name, launch_spec(claim, agent, self._work / run.name, deadline), run.descriptors())
+        self.launcher.launch(run.name, launch_spec(claim, agent, deadline), run.descriptors())
         run.hand_over()
         run.deadline = self._reactor.call_at(now + timeout, partial(self._on_deadline, run))
         for stream, descriptor in run.readers.items():

@@ -1,6 +1,5 @@
 """What the launcher is told of a run: the manifest turned into a command, an environment and limits."""
 
-from pathlib import Path
 from typing import Any
 
 from runner import agent as agent_script
@@ -12,11 +11,10 @@ from supervisor.models import Claim
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def launch_spec(claim: Claim, agent: Agent, workdir: Path, deadline: float) -> dict[str, Any]:
+def launch_spec(claim: Claim, agent: Agent, deadline: float) -> dict[str, Any]:
     """Return the spec of one run, as runner.protocol describes it.
 
     Args:
-        workdir: where the run's private directory will be.
         deadline: when the run will be stopped, in seconds since the epoch.
     """
     manifest = agent.manifest
@@ -25,8 +23,7 @@ def launch_spec(claim: Claim, agent: Agent, workdir: Path, deadline: float) -> d
         "entrypoint": None if manifest.command or manifest.python else manifest.entrypoint,
         "command": list(manifest.command) if manifest.command else _interpreter_command(agent),
         "folder": str(agent.folder),
-        "workdir": str(workdir),
-        "environment": _environment(claim, agent, workdir, deadline),
+        "environment": _environment(claim, agent, deadline),
         "limits": {name: amount for name, amount in limits.items() if name in LIMITS},
     }
 
@@ -40,18 +37,15 @@ def _interpreter_command(agent: Agent) -> list[str] | None:
     return [interpreter, "-I", agent_script.__file__, manifest.entrypoint, str(agent.folder)]
 
 
-def _environment(claim: Claim, agent: Agent, workdir: Path, deadline: float) -> dict[str, str]:
-    """Return the whole environment of the agent: nothing of the server's is in it."""
+def _environment(claim: Claim, agent: Agent, deadline: float) -> dict[str, str]:
+    """Return the environment of the agent, but for what names its work directory. Nothing of the server's is in it."""
     return {
         "PATH": _SEARCH_PATH,
         "LANG": "C.UTF-8",
-        "HOME": str(workdir),
-        "TMPDIR": str(workdir),
         **agent.manifest.env,
         "CORRAL_AGENT": agent.name,
         "CORRAL_EXECUTION_ID": claim.execution_id,
         "CORRAL_ATTEMPT": str(claim.attempt),
         "CORRAL_DEADLINE": f"{deadline:.3f}",
-        "CORRAL_WORKDIR": str(workdir),
         "CORRAL_RESULT_FD": str(protocol.RESULT_FD),
     }

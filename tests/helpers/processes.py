@@ -23,6 +23,18 @@ def lives(pid: int) -> bool:
         return False
 
 
+def is_spare(pid: int) -> bool:
+    """Tell whether a process is an init, or one that an init has forked and that waits to become the next run's agent.
+
+    They come and go with the runs. No process of a run has their two descriptors (runner/enter.py).
+    """
+    try:
+        reserved, connection = (os.readlink(f"/proc/{pid}/fd/{number}") for number in (3, 4))
+    except OSError:
+        return False
+    return reserved == os.devnull and connection.startswith("socket:")
+
+
 def descriptors(pid: int) -> int:
     """Return the number of open descriptors of a process."""
     return len(os.listdir(f"/proc/{pid}/fd"))

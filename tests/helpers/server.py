@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import psutil
 
-from tests.helpers.processes import descendants, wait_for_exit
+from tests.helpers.processes import descendants, is_spare, wait_for_exit
 from tests.helpers.wait import wait_until
 
 AGENTS = Path(__file__).parent.parent / "agents"
@@ -100,7 +100,7 @@ class RunningServer:
 
     def runs(self) -> set[int]:
         """Return the pids of all processes of all runs."""
-        return descendants(self.launcher_pid)
+        return {pid for pid in descendants(self.launcher_pid) if not is_spare(pid)}
 
     def stop(self) -> int:
         """Stop it with SIGTERM and return its exit code."""
