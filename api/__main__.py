@@ -18,6 +18,7 @@ from waitress.task import ErrorTask
 from api.app import create_app
 from api.errors import PROBLEM_TYPE, problem
 from runner.sandbox import prctl
+from supervisor import operator_log
 from supervisor.agents import AgentRegistry
 from supervisor.clock import Clock
 from supervisor.logs import Logs
@@ -74,6 +75,7 @@ def main(settings_json: str, listener: str, ready: str, started_at: str) -> None
         started_at: the server's start, in microseconds since the epoch.
     """
     prctl.die_with_parent(os.getppid())
+    operator_log.configure()
     settings = Settings.model_validate_json(settings_json)
     clock = Clock()
     app = create_app(

@@ -121,7 +121,7 @@ class Logs:
         while True:
             segments = _segments(folder, stream)
             size = _size(folder, stream, segments)
-            for start, following in zip(segments, [*segments[1:], None], strict=True):
+            for start, following in zip(segments, [*segments[1:], None], strict=False):
                 if following is not None and offset >= following:
                     continue
                 begin = max(offset, start)

@@ -1,15 +1,13 @@
 """What `corral` can be told to do."""
 
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated
 
-import structlog
 import typer
 
-from supervisor import __version__, scaffold
+from supervisor import __version__, operator_log, scaffold
 from supervisor.agents import AgentRegistry
 from supervisor.errors import CorralError
 from supervisor.server import Server
@@ -25,15 +23,7 @@ AgentsFolder = Annotated[Path | None, typer.Option("--agents", help="Folder of t
 
 def main() -> None:
     """Run the command line; an error of ours or the host's is one line on stderr and exit code 1."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-    )
+    operator_log.configure()
     try:
         app()
     except CorralError as error:

@@ -74,15 +74,13 @@ class FrameReader(ResultChannel):
     def finish(self) -> None:
         """The channel is at its end: what is left must be a whole last line."""
         if self._buffer and not self.fault:
-            self._take_line(bytes(self._buffer))
-            if self.fault and self.fault[0] is Cause.RESULT_INVALID:
-                self._invalid("it ends in the middle of a line")
+            self._take_line(bytes(self._buffer), ended=False)
 
     @property
     def _line_limit(self) -> int:
         return max(self._limit, _ERROR_BYTES) + _ENVELOPE_BYTES
 
-    def _take_line(self, line: bytes) -> list[str]:
+    def _take_line(self, line: bytes, ended: bool = True) -> list[str]:
         if not line.strip():
             return []
         if self.result is not None or self.error is not None:
@@ -91,7 +89,7 @@ class FrameReader(ResultChannel):
         try:
             frame = strict_json.parse(line)
         except InvalidJson as error:
-            self._invalid(str(error))
+            self._invalid(str(error) if ended else "it ends in the middle of a line")
             return []
         if not isinstance(frame, dict) or len(frame) != 1:
             self._invalid("a line is not an object with exactly one key")
