@@ -80,7 +80,7 @@ def cancel_ms(server: BenchServer, runs: int) -> list[float]:
     for _ in range(runs):
         execution_id = connection.submit("stubborn")
         while not connection.get(execution_id)["progress"]:
-            time.sleep(0.005)
+            time.sleep(0.005)  # noqa: TID251 - over HTTP there is no event to wait for
         connection.call("POST", f"/executions/{execution_id}/cancel")
         kill = connection.wait(execution_id)["kill"]
         assert kill["survivors"] == 0, kill
@@ -93,7 +93,7 @@ def idle(server: BenchServer, seconds: float) -> dict[str, float]:
     """Share of one core and resident memory of all the server's processes while nothing happens."""
     processes = server.processes()
     before = sum(sum(process.cpu_times()[:2]) for process in processes)
-    time.sleep(seconds)
+    time.sleep(seconds)  # noqa: TID251 - the time that is measured
     used = sum(sum(process.cpu_times()[:2]) for process in processes) - before
     return {
         "idle_cpu_percent": round(100 * used / seconds, 2),

@@ -44,7 +44,7 @@ class Client:
             execution = self.get(execution_id)
             if execution["status"] in until:
                 return execution
-            time.sleep(pause_seconds)
+            time.sleep(pause_seconds)  # noqa: TID251 - over HTTP there is no event to wait for
 
     def close(self) -> None:
         self._connection.close()
@@ -56,9 +56,7 @@ class BenchServer:
     def __init__(self, *flags: str) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="corral-bench-")
         command = [sys.executable, "-m", "supervisor.cli", "serve", "--port", "0", "--data", self._folder.name]
-        self.process = subprocess.Popen(
-            [*command, "--agents", str(AGENTS), *flags], stdout=subprocess.PIPE, text=True
-        )
+        self.process = subprocess.Popen([*command, "--agents", str(AGENTS), *flags], stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         found = re.search(r"http://[^:]+:(\d+)", line)

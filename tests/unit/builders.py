@@ -13,11 +13,8 @@ ISOLATION = Isolation("trusted", ("session",), ())
 
 def an_outcome(code: Cause = Cause.EXITED_OK, **fields: Any) -> Outcome:
     """Return how an attempt ended; with a result if it completed, else with an error log."""
-    if code is Cause.EXITED_OK:
-        fields = {"result": "{}", **fields}
-    else:
-        fields = {"error_log": "It failed.", **fields}
-    return Outcome(Termination(code, "It failed.", "agent", AT), Usage(0.5), ISOLATION, **fields)
+    content = {"result": "{}"} if code is Cause.EXITED_OK else {"error_log": "It failed."}
+    return Outcome(Termination(code, "It failed.", "agent", AT), Usage(0.5), ISOLATION, **{**content, **fields})
 
 
 def submit(store: Store, agent_id: str = "agent", priority: int = 50, payload: str = "{}") -> str:
