@@ -294,6 +294,8 @@ def main(listener_descriptor: str, work_root: str) -> None:
     prctl.become_subreaper()
     sweep(work_root)
     agent.prepare()
+    # The first compile() of a process makes the types of the syntax tree, which takes longer than most runs.
+    compile("", "", "exec")
     gc.collect()
     gc.freeze()
     Launcher(listener, work_root).serve()

@@ -1,5 +1,6 @@
 """The agents: folders with a manifest. A broken one is listed with its error and never stops the server."""
 
+import os
 import tomllib
 import uuid
 from collections.abc import Iterator
@@ -180,7 +181,7 @@ def _read_all(root: Path) -> Iterator[Entry]:
 
 def _stamp(folder: Path) -> tuple[int, int, int] | None:
     try:
-        status = (folder / MANIFEST).stat()
+        status = os.stat(f"{folder}/{MANIFEST}")  # for every submit and launch: a Path would take four times as long
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino

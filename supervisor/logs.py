@@ -82,28 +82,36 @@ class LogBook:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._open: dict[tuple[str, int], dict[str, LogWriter]] = {}
+        self._caps: dict[tuple[str, int], int] = {}
+        self._writers: dict[tuple[str, int, str], LogWriter | None] = {}
 
     def open(self, execution_id: str, attempt: int, cap_bytes: int) -> None:
         """Begin the logs of an attempt. cap_bytes: of each stream."""
-        folder = attempt_folder(self._root, execution_id, attempt)
-        self._open[execution_id, attempt] = {stream: LogWriter(folder, stream, cap_bytes) for stream in STREAMS}
+        self._caps[execution_id, attempt] = cap_bytes
 
     def append(self, execution_id: str, attempt: int, stream: str, data: bytes) -> None:
         """Write what an agent printed."""
-        writers = self._open.get((execution_id, attempt), {})
-        if stream not in writers:
+        key = (execution_id, attempt, stream)
+        if key not in self._writers:
+            folder = attempt_folder(self._root, execution_id, attempt)
+            self._writers[key] = LogWriter(folder, stream, self._caps[execution_id, attempt])
+        writer = self._writers[key]
+        if writer is None:
             return
         try:
-            writers[stream].append(data)
+            writer.append(data)
         except OSError as error:
             _log.error("log given up", execution=execution_id, stream=stream, error=str(error))
-            writers.pop(stream).close()
+            writer.close()
+            self._writers[key] = None
 
     def close(self, execution_id: str, attempt: int) -> None:
         """End the logs of an attempt."""
-        for writer in self._open.pop((execution_id, attempt), {}).values():
-            writer.close()
+        del self._caps[execution_id, attempt]
+        for stream in STREAMS:
+            writer = self._writers.pop((execution_id, attempt, stream), None)
+            if writer:
+                writer.close()
 
 
 class Logs:

@@ -66,6 +66,6 @@ WHERE execution_seq = (SELECT seq FROM executions WHERE id = :id)
 SELECT id, attempt FROM executions WHERE status = 'CANCEL_REQUESTED';
 
 -- name: list_live_attempts
-SELECT e.id, e.attempt, a.node, a.epoch
+SELECT e.id, e.attempt, a.node, a.boot, a.epoch
 FROM executions AS e JOIN attempts AS a ON a.execution_seq = e.seq AND a.attempt = e.attempt
 WHERE e.status IN ('RUNNING', 'CANCEL_REQUESTED');

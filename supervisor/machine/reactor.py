@@ -2,14 +2,14 @@
 
 import heapq
 import itertools
-import selectors
+import select
 from collections.abc import Callable
 from typing import Protocol
 
 from supervisor.clock import Clock
 
-READ = selectors.EVENT_READ
-WRITE = selectors.EVENT_WRITE
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
 
 # Number of waiting deadlines at which the canceled ones are first thrown out.
 _FIRST_TIDY = 256
@@ -32,27 +32,42 @@ class Timer:
         self.call = None
 
 
+class _Watch:
+    """What is waited for at one descriptor, and what is then called."""
+
+    def __init__(self, call: Callable[[], None], events: int) -> None:
+        self.call = call
+        self.events = events
+
+
 class Reactor:
     """Calls what was registered for each descriptor that is ready and for each deadline that has passed."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._selector = selectors.EpollSelector()
+        self._epoll = select.epoll()
+        self._watches: dict[int, _Watch] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._tidy_at = _FIRST_TIDY
 
     def watch(self, source: int | HasFileno, call: Callable[[], None], events: int = READ) -> None:
         """Call whenever the source is ready; a second call for the same source replaces the first."""
-        if source in self._selector.get_map():
-            self._selector.modify(source, events, call)
-        else:
-            self._selector.register(source, events, call)
+        descriptor = _number(source)
+        known = self._watches.get(descriptor)
+        if known is None:
+            self._epoll.register(descriptor, events)
+            self._watches[descriptor] = _Watch(call, events)
+            return
+        if known.events != events:
+            self._epoll.modify(descriptor, events)
+        known.call, known.events = call, events
 
     def forget(self, source: int | HasFileno) -> None:
         """Stop watching a source, before it is closed. One that is not watched is no error."""
-        if source in self._selector.get_map():
-            self._selector.unregister(source)
+        descriptor = _number(source)
+        if self._watches.pop(descriptor, None):
+            self._epoll.unregister(descriptor)
 
     def call_at(self, when: float, call: Callable[[], None]) -> Timer:
         """Call once when the monotonic clock has reached a time; returns the handle to cancel it with."""
@@ -68,14 +83,15 @@ class Reactor:
         Args:
             seconds: upper bound; None for none, 0 to look without waiting.
         """
-        for key, _ in self._selector.select(self._patience(seconds)):
+        ready = [(number, self._watches[number]) for number, _ in self._epoll.poll(self._patience(seconds))]
+        for number, watch in ready:
             # An earlier call of this round may have closed the source, and its number may be another's already.
-            if self._selector.get_map().get(key.fd) is key:
-                key.data()
+            if self._watches.get(number) is watch:
+                watch.call()
         self._call_due()
 
     def close(self) -> None:
-        self._selector.close()
+        self._epoll.close()
 
     def _patience(self, seconds: float | None) -> float | None:
         while self._timers and self._timers[0][2].call is None:
@@ -98,3 +114,7 @@ class Reactor:
             if timer.call is not None:
                 call, timer.call = timer.call, None
                 call()
+
+
+def _number(source: int | HasFileno) -> int:
+    return source if isinstance(source, int) else source.fileno()
