@@ -41,8 +41,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-# Inits that wait for the next runs, each with the process that becomes the agent: some three megabytes together.
+# Inits that wait for the next runs, each with the process that becomes the agent: some three megabytes together. While
+# runs come and go more of them are kept, because a new one costs a second fork; after a pause, only a few.
 _MOST_IDLE = max(2, os.cpu_count() or 1)
+_MOST_IDLE_WHEN_BUSY = 8 * _MOST_IDLE
+_PAUSE_SECONDS = 1.0
 
 # Between two looks at what was told to die.
 _KILL_ROUND_SECONDS = 0.01
@@ -108,8 +111,11 @@ class Launcher:
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         self._idle += [self._fork_init() for _ in range(_MOST_IDLE)]
         while not self._stopping:
-            for key, _ in self._selector.select(_KILL_ROUND_SECONDS if self._orphaned else None):
+            ready = self._selector.select(self._patience())
+            for key, _ in ready:
                 key.data()
+            if not ready:
+                self._shrink()
             self._bury()
             self._kill_strays()
             self._watch_channel()
@@ -165,11 +171,16 @@ class Launcher:
         if run.init is None:
             return
         run.init.run = None
-        if len(self._idle) < _MOST_IDLE:
+        if len(self._idle) < _MOST_IDLE_WHEN_BUSY:
             self._get_ready(run.init)
             self._idle.append(run.init)
         else:
             self._dismiss(run.init)
+
+    def _patience(self) -> float | None:
+        if self._orphaned:
+            return _KILL_ROUND_SECONDS
+        return _PAUSE_SECONDS if len(self._idle) > _MOST_IDLE else None
 
     def _send(self, event: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
         assert self._channel is not None
@@ -231,6 +242,10 @@ class Launcher:
 
     def _on_gone(self, run: Run, message: dict[str, Any]) -> None:
         self._send(run.gone(message["status"], message["usage"]))
+
+    def _shrink(self) -> None:
+        while len(self._idle) > _MOST_IDLE:
+            self._dismiss(self._idle.pop(0))
 
     def _dismiss(self, superfluous: Init) -> None:
         self._selector.unregister(superfluous.channel)
