@@ -91,7 +91,7 @@ def cancel_ms(server: BenchServer, runs: int) -> list[float]:
 
 def idle(server: BenchServer, seconds: float) -> dict[str, float]:
     """Share of one core and resident memory of all the server's processes while nothing happens."""
-    processes = server.processes()
+    processes = server.processes().values()
     before = sum(sum(process.cpu_times()[:2]) for process in processes)
     time.sleep(seconds)  # noqa: TID251 - the time that is measured
     used = sum(sum(process.cpu_times()[:2]) for process in processes) - before
@@ -100,6 +100,14 @@ def idle(server: BenchServer, seconds: float) -> dict[str, float]:
         "idle_rss_mb": round(sum(process.memory_info().rss for process in processes) / 1e6, 1),
         "idle_pss_mb": round(sum(process.memory_full_info().pss for process in processes) / 1e6, 1),
     }
+
+
+def cpu_ms_per_run(server: BenchServer, runs: int) -> dict[str, float]:
+    """CPU time of each process while a queue is worked off, by run; the agents' is in that of the launcher."""
+    before = server.cpu_seconds() | {"client": time.process_time()}
+    queued_runs_per_second(server, runs)
+    after = server.cpu_seconds() | {"client": time.process_time()}
+    return {f"cpu_ms_per_run_{name}": 1000 * (after[name] - before[name]) / runs for name in before}
 
 
 def measure(runs: int) -> dict[str, float]:
@@ -113,6 +121,7 @@ def measure(runs: int) -> dict[str, float]:
         figures |= _spread("cancel_after_grace_ms", cancel_ms(server, 20))
     with BenchServer() as server:
         figures["http_queue_default_running_runs_per_second"] = queued_runs_per_second(server, runs)
+        figures |= cpu_ms_per_run(server, runs)
         figures["plain_loop_again_runs_per_second"] = plain_runs_per_second(runs)
         figures |= idle(server, 10)
     plain = (figures["plain_loop_runs_per_second"] + figures["plain_loop_again_runs_per_second"]) / 2

@@ -67,10 +67,16 @@ class BenchServer:
     def client(self) -> Client:
         return Client(self.port)
 
-    def processes(self) -> list[psutil.Process]:
-        """Return the server's own processes: supervisor, launcher, API."""
+    def processes(self) -> dict[str, psutil.Process]:
+        """Return the server's own processes by name: supervisor, launcher, api."""
         supervisor = psutil.Process(self.process.pid)
-        return [supervisor, *supervisor.children()]
+        return {"supervisor": supervisor} | {_name(child): child for child in supervisor.children()}
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Return the CPU time of each process so far, and of the launcher together with all that it started."""
+        processes = self.processes()
+        own = {name: sum(process.cpu_times()[:2]) for name, process in processes.items()}
+        return own | {"launcher_and_agents": _with_all_below(processes["launcher"])}
 
     def __enter__(self) -> "BenchServer":
         return self
@@ -79,3 +85,12 @@ class BenchServer:
         self.process.send_signal(signal.SIGTERM)
         self.process.wait()
         self._folder.cleanup()
+
+
+def _name(service: psutil.Process) -> str:
+    return "api" if "api" in service.cmdline() else "launcher"
+
+
+def _with_all_below(process: psutil.Process) -> float:
+    """Return the CPU time of a process, of those it has waited for, and of those below it that live."""
+    return sum(process.cpu_times()[:4]) + sum(map(_with_all_below, process.children()))
