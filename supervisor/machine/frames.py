@@ -7,6 +7,11 @@ from supervisor.states import Cause
 # Progress is for people to look at; what is large belongs into the result.
 PROGRESS_BYTES = 64 << 10
 
+# Of more lines than this in one read, progress that is overtaken in the same read is passed over without being parsed:
+# else an agent that does nothing but tell would keep the loop from all other runs.
+_MOST_PARSED = 100
+_PROGRESS_PREFIX = b'{"progress"'
+
 # What a frame has around its value: {"unencodable":…}.
 _ENVELOPE_BYTES = 64
 
@@ -61,27 +66,29 @@ class FrameReader(ResultChannel):
         """Take in bytes; return the progress values among them, as JSON texts, in order."""
         if self.fault:
             return []
-        progress = []
         self._buffer += data
-        while (end := self._buffer.find(b"\n")) >= 0 and not self.fault:
-            line = bytes(self._buffer[:end])
-            del self._buffer[: end + 1]
-            progress += self._take_line(line)
+        lines = self._whole_lines() if b"\n" in data else []
+        progress = [text for line in _worth_parsing(lines) for text in self._take_line(line)]
         if len(self._buffer) > self._line_limit:
             self._too_large()
         return progress
 
     def finish(self) -> None:
         """The channel is at its end: what is left must be a whole last line."""
-        if self._buffer and not self.fault:
+        if self._buffer.strip():
             self._take_line(bytes(self._buffer), ended=False)
+
+    def _whole_lines(self) -> list[bytes]:
+        *lines, rest = bytes(self._buffer).split(b"\n")
+        self._buffer[:] = rest
+        return lines
 
     @property
     def _line_limit(self) -> int:
         return max(self._limit, _ERROR_BYTES) + _ENVELOPE_BYTES
 
     def _take_line(self, line: bytes, ended: bool = True) -> list[str]:
-        if not line.strip():
+        if self.fault:
             return []
         if self.result is not None or self.error is not None:
             self._invalid("something follows it")
@@ -147,6 +154,18 @@ class WholeOutput(ResultChannel):
             self._take_result(strict_json.parse(bytes(self._buffer)))
         except InvalidJson as error:
             self._invalid(str(error))
+
+
+def _worth_parsing(lines: list[bytes]) -> list[bytes]:
+    frames = [line for line in lines if line.strip()]
+    if len(frames) <= _MOST_PARSED:
+        return frames
+    followed = zip(frames, [*frames[1:], b""], strict=True)
+    return [one for one, next_one in followed if not (_is_progress(one) and _is_progress(next_one))]
+
+
+def _is_progress(line: bytes) -> bool:
+    return line.startswith(_PROGRESS_PREFIX)
 
 
 def _text(value: object) -> str:

@@ -16,8 +16,8 @@ from supervisor.machine.reactor import Timer
 from supervisor.machine.stopper import Reason, Stopper
 from supervisor.models import Claim
 
-# Read at once from one pipe: what a pipe holds. One run that floods cannot keep the loop from the others.
-READ_BYTES = 65_536
+# Read at once from one pipe: little enough that a run that floods does not keep the loop from the others.
+_READ_BYTES = 16_384
 
 # At the end of a run its pipes are emptied; a pipe holds at most what an agent may set with F_SETPIPE_SZ.
 _DRAIN_BYTES = 4 << 20
@@ -75,7 +75,7 @@ class Run:
     def read(self, stream: str) -> bytes | None:
         """Return what one pipe holds, b"" at its end, None when there is nothing now."""
         try:
-            return os.read(self.readers[stream], READ_BYTES)
+            return os.read(self.readers[stream], _READ_BYTES)
         except BlockingIOError:
             return None
 

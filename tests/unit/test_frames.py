@@ -204,6 +204,18 @@ def test_whole_output_without_end_is_too_large_before_it_is_all_read() -> None:
     assert channel.fault == RESULT_TOO_LARGE
 
 
+def test_frames_flood_of_progress_is_thinned_to_what_is_latest_before_each_read_ends() -> None:
+    reader = FrameReader(LIMIT)
+    flood = b"".join(b'{"progress": %d}\n' % number for number in range(1000))
+    assert reader.feed(flood) == ["999"]
+    assert reader.feed(flood + b'{"result": {}}\n') == ["999"]
+    assert (reader.result, reader.fault) == ("{}", None)
+
+
+def test_frames_few_progress_in_one_read_are_all_given() -> None:
+    assert FrameReader(LIMIT).feed(b'{"progress": 0}\n' * 100) == ["0"] * 100
+
+
 def test_frames_progress_exactly_at_its_limit_is_given() -> None:
     text = json.dumps("x" * (PROGRESS_BYTES - 2))
     assert FrameReader(LIMIT).feed(f'{{"progress":{text}}}\n'.encode()) == [text]
