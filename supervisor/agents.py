@@ -1,5 +1,6 @@
 """The agents: folders with a manifest. A broken one is listed with its error and never stops the server."""
 
+import json
 import os
 import tomllib
 import uuid
@@ -16,6 +17,9 @@ MANIFEST = "agent.toml"
 
 # Namespace of the ids that are derived from names: the same name gives the same id on every machine.
 _ID_NAMESPACE = uuid.UUID("5a2f7f0e-3c1d-5b8e-9a54-6c0f2f8b1d77")
+
+# What the launcher is told of a run is one message (runner.protocol.MAX_MESSAGE_BYTES); this is the manifest's half.
+_MAX_START_BYTES = 64 << 10
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -70,8 +74,8 @@ class Manifest(BaseModel):
         reserved = [name for name in self.env if name.startswith("CORRAL_")]
         if reserved:
             raise ValueError(f"env: names that begin with CORRAL_ are the server's: {', '.join(reserved)}")
-        if sum(map(len, [*(self.command or ()), *self.env, *self.env.values()])) > 65_536:
-            raise ValueError("command and env together are over 64 KiB")
+        if len(json.dumps([self.entrypoint, self.command, self.python, self.env])) > _MAX_START_BYTES:
+            raise ValueError("entrypoint, command, python and env together are over 64 KiB of JSON")
         return self
 
     @field_validator("id")
