@@ -203,5 +203,6 @@ def _is_ours(filename: str) -> bool:
 
 
 if __name__ == "__main__":
+    _, *arguments = sys.argv  # prepare() hides them from the agent
     prepare()
-    run(sys.argv[1], sys.argv[2])
+    run(*arguments)
