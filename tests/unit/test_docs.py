@@ -1,0 +1,100 @@
+"""What the documents list is what the code has."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from api.schemas import execution_json
+from supervisor.agents import Limits, Manifest
+from supervisor.models import Execution, Isolation, Kill, Termination, Usage
+from supervisor.settings import Settings
+from supervisor.states import TRANSITIONS, Cause, Status
+from tests.helpers import documents
+from tests.helpers.documents import DOCUMENTS, ROOT
+
+NO_TRANSITION = "\N{EN DASH}"
+
+
+def test_state_table_is_the_transitions() -> None:
+    (events,) = re.findall(r"^\| status ↓ event → \|(.*)\|$", documents.read("docs/architecture.md"), re.MULTILINE)
+    names = [name.strip() for name in events.split("|")]
+    table = {
+        (status, event): following
+        for status, *row in documents.rows("docs/architecture.md", "status ↓ event →")
+        for event, following in zip(names, row, strict=True)
+        if following != NO_TRANSITION
+    }
+    assert table == TRANSITIONS
+
+
+@pytest.mark.parametrize("model", [Manifest, Limits])
+def test_agents_document_has_each_key_of_the_manifest_with_its_default(model: type[Manifest | Limits]) -> None:
+    written = {key: default for key, _, default, _ in documents.rows("docs/agents.md", "key")}
+    for name, field in model.model_fields.items():
+        default = field.default
+        if field.is_required():
+            assert f"`{name}`" in written
+        elif isinstance(default, Limits):
+            assert written[f"`{name}`"] == ""
+        else:
+            assert written[f"`{name}`"] == ("none" if default is None else f"`{json.dumps(default)}`")
+
+
+def test_agents_document_has_no_other_key() -> None:
+    keys = {row[0].strip("`") for row in documents.rows("docs/agents.md", "key")}
+    assert keys == {*Manifest.model_fields, *Limits.model_fields}
+
+
+def test_readme_has_each_setting_with_its_variable_and_default() -> None:
+    rows = {row[0].strip("`"): row[1:] for row in documents.rows("README.md", "in the file")}
+    assert list(rows) == list(Settings.model_fields)
+    for name, field in Settings.model_fields.items():
+        _, variable, default, _ = rows[name]
+        assert variable == f"`CORRAL_{name.upper()}`"
+        assert name in ("agents", "max_running") or default == f"`{field.default}`"
+
+
+def test_agents_document_has_each_code() -> None:
+    assert [row[0].strip("`") for row in documents.rows("docs/agents.md", "code")] == list(Cause)
+
+
+def test_api_document_has_each_status() -> None:
+    assert [row[0].strip("`") for row in documents.rows("docs/api.md", "status")] == list(Status)
+
+
+def test_api_document_has_each_field_of_an_execution() -> None:
+    written = {row[0].strip("`") for row in documents.rows("docs/api.md", "field")}
+    execution = Execution("id", "agent", "name", Status.PENDING, 50, "{}", None, None, 0, 0, *[None] * 7)
+    shown = set(json.loads(execution_json(execution)))
+    records = {name for record in (Termination, Usage, Kill, Isolation) for name in record.__slots__}
+    assert not (shown | records) - written
+
+
+def test_api_document_has_each_route() -> None:
+    routes = re.findall(r'add_route\("([^"]+)"', (ROOT / "api" / "app.py").read_text("utf-8"))
+    headings = re.findall(r"^## (?:GET|POST) (\S+)$", documents.read("docs/api.md"), re.MULTILINE)
+    assert headings == routes
+
+
+@pytest.mark.parametrize("name", [*DOCUMENTS, "CHANGELOG.md"])
+def test_links_of_document_lead_somewhere(name: str) -> None:
+    for path, _, anchor in (
+        link.partition("#") for link in re.findall(r"\]\((?!https?:)([^)]+)\)", documents.read(name))
+    ):
+        target = (ROOT / name).parent / path if path else ROOT / name
+        assert target.is_file(), path
+        assert not anchor or anchor in anchors(target)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_paths_of_our_code_in_document_exist(name: str) -> None:
+    for path in re.findall(r"`((?:api|supervisor|runner|tests|scripts|examples)/[\w./-]*)`", documents.read(name)):
+        assert (ROOT / path).exists(), path
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors that a document's headings have on GitHub."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
