@@ -290,7 +290,7 @@ class Launcher:
 
 def sweep(work_root: str) -> None:
     """Remove the work directories that a crash has left, in a process of its own, because they may be large."""
-    leftovers = [os.path.join(work_root, name) for name in os.listdir(work_root)]
+    leftovers = workdir.leftovers(work_root)
     if leftovers and os.fork() == 0:
         for path in leftovers:
             workdir.remove(path)

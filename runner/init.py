@@ -63,7 +63,7 @@ def serve(connection: socket.socket, work_root: str, launcher_pid: int) -> NoRet
             message, descriptors = protocol.receive(connection)
             protocol.close_all(descriptors)
             if message == protocol.GET_READY:
-                _serve_one(connection, os.path.join(work_root, os.urandom(8).hex()))
+                _serve_one(connection, workdir.new_path(work_root))
     except protocol.Disconnected:
         os._exit(0)
     except BaseException:

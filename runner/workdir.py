@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import stat
 from collections.abc import Iterator
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OWNER_ONLY = 0o700
+
+
+# Told from anything else that may lie beside it, so that clearing up after a crash removes nothing of the user's.
+_NAME = re.compile(r"corral-run-[0-9a-f]{16}")
+
+
+def new_path(root: str) -> str:
+    """Return a path below a folder that no run has had."""
+    return os.path.join(root, f"corral-run-{os.urandom(8).hex()}")
+
+
+def leftovers(root: str) -> list[str]:
+    """Return the paths of the work directories below a folder."""
+    return [os.path.join(root, name) for name in os.listdir(root) if _NAME.fullmatch(name)]
 
 
 def create(path: str) -> None:
