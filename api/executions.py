@@ -1,6 +1,7 @@
 """Executions: submit, look at, cancel, read what they printed."""
 
 import codecs
+import re
 from uuid import UUID
 
 import falcon
@@ -120,21 +121,23 @@ def _canonical(execution_id: str) -> str:
 
 def _integer(request: falcon.Request, name: str, default: int, least: int, most: int) -> int:
     text = request.get_param(name, default=str(default))
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
+    # int() would also take "1_0", " 1" and digits of other scripts, and fail with thousands of digits.
+    value = int(text) if re.fullmatch("[0-9]{1,19}", text) else least - 1
     if not least <= value <= most:
         raise InvalidRequest([{"field": name, "detail": f"must be an integer from {least} to {most}"}])
     return value
 
 
 def _decode(part: Slice, complete: bool) -> tuple[str, int]:
-    """Return the text of a part and where the next one begins: before a character that the part's end cuts."""
+    """Return the text of a part and where the next one begins: before a character that the part's end cuts.
+
+    A cut character is given up only where its rest can never be read: at the end of a complete log, before a gap, or
+    with a limit below its length.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     text = decoder.decode(part.data)
     held = len(decoder.getstate()[0])
-    at_the_end = complete and part.end >= part.size
-    if held and (at_the_end or held == len(part.data)):
+    stays_cut = held == len(part.data) if part.end < part.size else complete
+    if held and stays_cut:
         return text + decoder.decode(b"", final=True), part.end
     return text, part.end - held

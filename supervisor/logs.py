@@ -123,29 +123,37 @@ class Logs:
     def read(self, execution_id: str, attempt: int, stream: str, offset: int, limit: int) -> Slice:
         """Return up to limit bytes from offset on, or from the next byte that is kept.
 
-        A slice ends where a segment ends. An offset past the end gives no bytes and the true end.
+        A slice ends before a gap. An offset past the end gives no bytes and the true size.
         """
         folder = attempt_folder(self._root, execution_id, attempt)
         while True:
-            segments = _segments(folder, stream)
-            size = _size(folder, stream, segments)
-            for start, following in zip(segments, [*segments[1:], None], strict=False):
-                if following is not None and offset >= following:
-                    continue
-                begin = max(offset, start)
-                try:
-                    data = _read(folder / f"{stream}.{start}", begin - start, limit)
-                except FileNotFoundError:
-                    break
-                if data or following is None:
-                    return Slice(data, begin, begin + len(data), max(size, begin + len(data)))
-            else:
-                return Slice(b"", offset, offset, size)
+            try:
+                return _slice(folder, stream, offset, limit)
+            except FileNotFoundError:
+                # The writer has deleted this part of the tail since its folder was listed.
+                continue
 
 
 def attempt_folder(root: Path, execution_id: str, attempt: int) -> Path:
     """Return where the logs of an attempt are. Two levels: the last characters of an id are random, and fill evenly."""
     return root / execution_id[-2:] / execution_id / str(attempt)
+
+
+def _slice(folder: Path, stream: str, offset: int, limit: int) -> Slice:
+    """See Logs.read. Raises FileNotFoundError: a segment is gone; look again."""
+    segments = _segments(folder, stream)
+    size = _size(folder, stream, segments)
+    begin, data = offset, b""
+    for start, following in zip(segments, [*segments[1:], size], strict=False):
+        if offset >= following:
+            continue
+        if not data:
+            begin = max(offset, start)
+        elif start != begin + len(data) or len(data) == limit:
+            break
+        data += _read(folder / f"{stream}.{start}", begin + len(data) - start, limit - len(data))
+    end = begin + len(data)
+    return Slice(data, begin, end, max(size, end) if data else size)
 
 
 def _segments(folder: Path, stream: str) -> list[int]:

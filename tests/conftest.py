@@ -13,6 +13,13 @@ from tests.helpers.server import RunningServer
 from tests.helpers.wait import wait_until
 
 
+@pytest.fixture(scope="session", autouse=True)
+def imported_modules_are_no_garbage() -> None:
+    """Each test ends with a garbage collection (see nothing_is_left): without this it takes longer than the test."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """One server with the agents of tests/agents, for all tests that do not harm it."""

@@ -1,6 +1,5 @@
 """What many unit tests need: a clock that stands still, and a real database."""
 
-import gc
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,13 +11,6 @@ from supervisor import database
 from supervisor.machine.reactor import Reactor
 from supervisor.store import Store
 from tests.helpers.clock import FakeClock
-
-
-@pytest.fixture(scope="session", autouse=True)
-def imported_modules_are_no_garbage() -> None:
-    """Each test ends with a garbage collection (see nothing_is_left): without this it takes longer than the test."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture
