@@ -24,3 +24,5 @@ class Health:
             "version": __version__,
             "isolation": {"tier": "trusted"},
         }
+
+    on_head = on_get

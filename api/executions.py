@@ -58,6 +58,8 @@ class ExecutionItem:
         response.content_type = falcon.MEDIA_JSON
         response.data = execution_json(_find(self._store, execution_id))
 
+    on_head = on_get
+
 
 class Cancellation:
     """POST /executions/{execution_id}/cancel"""
@@ -105,6 +107,8 @@ class ExecutionLogs:
             "ended": execution.ended,
             "text": text,
         }
+
+    on_head = on_get
 
 
 def _find(store: Store, execution_id: str) -> Execution:
