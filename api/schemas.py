@@ -14,6 +14,20 @@ from supervisor.models import Execution
 
 Body = TypeVar("Body", bound=BaseModel)
 
+# More than any body has; the answer names each one that is wrong.
+_MAX_FIELDS = 100
+_MAX_NAME_LENGTH = 100
+
+# What pydantic calls it, in a client's words.
+_WORDS = {
+    "missing": "is required",
+    "extra_forbidden": "is not a known field",
+    "model_type": "must be a JSON object",
+    "dict_type": "must be a JSON object",
+    "string_type": "must be a string",
+    "string_unicode": "holds half of a surrogate pair",
+}
+
 
 class RunRequest(BaseModel):
     """Body of POST /executions/run."""
@@ -38,10 +52,14 @@ def read_body(request: falcon.Request, model: type[Body]) -> Body:
         value = strict_json.parse(request.bounded_stream.read())
     except InvalidJson as error:
         raise falcon.HTTPBadRequest(description=f"cannot read body: {error}") from error
+    if isinstance(value, dict) and len(value) > _MAX_FIELDS:
+        raise InvalidRequest([{"field": "body", "detail": f"has more than {_MAX_FIELDS} fields"}])
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        fields = [{"field": _place(item["loc"]), "detail": item["msg"]} for item in error.errors()]
+        fields = [
+            {"field": _place(item["loc"]), "detail": _WORDS.get(item["type"], item["msg"])} for item in error.errors()
+        ]
         raise InvalidRequest(fields) from error
 
 
@@ -94,4 +112,4 @@ def _with_instant(record: str | None, name: str) -> str:
 
 
 def _place(location: tuple[int | str, ...]) -> str:
-    return ".".join(map(str, location)) or "body"
+    return ".".join(map(str, location))[:_MAX_NAME_LENGTH] or "body"
