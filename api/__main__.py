@@ -11,12 +11,10 @@ from typing import Protocol, cast
 
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
-from waitress.parser import HTTPRequestParser
 from waitress.server import create_server
-from waitress.task import ErrorTask
 
 from api.app import create_app
-from api.errors import PROBLEM_TYPE, problem
+from api.connection import Channel
 from runner.sandbox import prctl
 from supervisor import operator_log
 from supervisor.agents import AgentRegistry
@@ -28,30 +26,6 @@ from supervisor.store import Store
 
 # For the last answers to leave, after their threads have written them.
 _FLUSH_SECONDS = 1.0
-
-
-class ProblemTask(ErrorTask):
-    """Answers what Waitress refuses before the application sees it, in the same shape as everything else."""
-
-    response_headers: list[tuple[str, str]]
-
-    def execute(self) -> None:
-        """Write the whole answer."""
-        # types-waitress has the type of an application's request here, which has no error.
-        error = cast(HTTPRequestParser, self.request).error
-        assert error is not None
-        body = problem(f"{error.code} {error.reason}", f"cannot read request: {error.body}")
-        self.status = f"{error.code} {error.reason}"
-        self.response_headers.append(("Content-Type", PROBLEM_TYPE))
-        self.set_close_on_finish()
-        self.content_length = len(body)
-        self.write(body)
-
-
-class Channel(HTTPChannel):
-    """A client's connection."""
-
-    error_task_class = ProblemTask
 
 
 class WaitressServer(Protocol):
@@ -92,7 +66,7 @@ def main(settings_json: str, listener: str, ready: str, started_at: str) -> None
             app,
             sockets=[socket.socket(fileno=int(listener))],
             threads=settings.http_threads,
-            max_request_body_size=settings.max_body_bytes,
+            max_request_body_size=settings.max_body_bytes + 1,
             asyncore_use_poll=True,
             connection_limit=1000,
             ident=None,
