@@ -5,6 +5,7 @@ import falcon
 from api import errors
 from api.admin import Health
 from api.executions import Cancellation, ExecutionItem, ExecutionLogs, ExecutionRun
+from api.security import LocalOnly
 from supervisor.agents import AgentRegistry
 from supervisor.clock import Clock
 from supervisor.logs import Logs
@@ -20,7 +21,7 @@ def create_app(
     Args:
         started_at: the server's start, in microseconds since the epoch.
     """
-    app = falcon.App()
+    app = falcon.App(middleware=[LocalOnly()])
     errors.install(app)
     app.add_route("/executions/run", ExecutionRun(store, agents, nudger))
     app.add_route("/executions/{execution_id}", ExecutionItem(store))

@@ -17,7 +17,7 @@ def listen(host: str, port: int) -> socket.socket:
         ConfigurationError: the address cannot be used, or is not a loopback address: whoever reaches the API may run
             agents, and there are no API keys.
     """
-    if not _is_loopback(host):
+    if not is_loopback(host):
         raise ConfigurationError(
             f"cannot listen on {host!r}: only loopback addresses are allowed, because the API asks for no key"
         )
@@ -38,7 +38,8 @@ def url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether this is an address of the loopback interface, or its name."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
