@@ -52,3 +52,7 @@ class Nudger:
         """Wake the supervisor. If it is not there, it looks when it starts; if the socket is full, it is awake."""
         with contextlib.suppress(BlockingIOError, ConnectionError):
             self._socket.send(b"n")
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()

@@ -217,8 +217,10 @@ class Store:
         return Execution(identifier, agent_id, agent_name, Status(status), *rest)
 
     def close(self) -> None:
-        """Close the writing connection; the readers go with their threads."""
+        """Close the writing connection and the calling thread's reading one; the others go with their threads."""
         self._writer.close()
+        if hasattr(self._threads, "connection"):
+            self._threads.connection.close()
         self._turns.close()
 
     def _reader(self) -> sqlite3.Connection:
