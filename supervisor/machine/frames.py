@@ -2,6 +2,7 @@
 
 from supervisor import strict_json
 from supervisor.errors import InvalidJson
+from supervisor.machine.stopper import Reason
 from supervisor.states import Cause
 
 # Progress is for people to look at; what is large belongs into the result.
@@ -23,7 +24,7 @@ class ResultChannel:
     """What both ways of giving a result have in common.
 
     result: JSON text of an object, once it was read whole. error: (message, traceback) that the agent gave instead.
-    fault: (cause, what is wrong), the first thing that broke the rules; nothing is looked at after it.
+    fault: the first thing that broke the rules; nothing is looked at after it.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -31,7 +32,7 @@ class ResultChannel:
         self._buffer = bytearray()
         self.result: str | None = None
         self.error: tuple[str, str] | None = None
-        self.fault: tuple[Cause, str] | None = None
+        self.fault: Reason | None = None
 
     def _take_result(self, value: object) -> None:
         if not isinstance(value, dict):
@@ -48,13 +49,14 @@ class ResultChannel:
         self.result = text
 
     def _invalid(self, reason: str) -> None:
-        self._refuse(Cause.RESULT_INVALID, f"The result is not valid: {reason}.")
+        self._refuse(Reason(Cause.RESULT_INVALID, f"The result is not valid: {reason}.", "agent"))
 
     def _too_large(self) -> None:
-        self._refuse(Cause.RESULT_TOO_LARGE, f"The result is larger than its limit of {self._limit} bytes.")
+        message = f"The result is larger than its limit of {self._limit} bytes."
+        self._refuse(Reason(Cause.RESULT_TOO_LARGE, message, "limit", {"result_bytes": self._limit}))
 
-    def _refuse(self, cause: Cause, message: str) -> None:
-        self.fault = (cause, message)
+    def _refuse(self, fault: Reason) -> None:
+        self.fault = fault
         self.result = None
         self._buffer.clear()
 
@@ -129,7 +131,7 @@ class FrameReader(ResultChannel):
             return []
         if len(text.encode()) > PROGRESS_BYTES:
             message = f"A progress frame is larger than the limit of {PROGRESS_BYTES} bytes."
-            self._refuse(Cause.RESULT_TOO_LARGE, message)
+            self._refuse(Reason(Cause.RESULT_TOO_LARGE, message, "limit", {"progress_bytes": PROGRESS_BYTES}))
             return []
         return [text]
 

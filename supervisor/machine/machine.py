@@ -172,7 +172,7 @@ class Machine:
         elif data is not None:
             self._reactor.forget(run.readers[stream])
         if run.channel.fault and run.stop_reason is None:
-            self._begin_stop(run, Reason(*run.channel.fault, "limit"), run.agent.manifest.grace_seconds)
+            self._begin_stop(run, run.channel.fault, run.agent.manifest.grace_seconds)
 
     def _take(self, run: Run, stream: str, data: bytes) -> None:
         if stream != "result":
@@ -232,6 +232,8 @@ class Machine:
         for descriptor in run.readers.values():
             self._reactor.forget(descriptor)
         run.drain(partial(self._take, run))
+        # What broke the rules ends the run, also when the agent was quicker to exit than this side to read.
+        run.stop_reason = run.stop_reason or run.channel.fault
         run.channel.finish()
         run.progress.end()
         seen = outcome.Ending(

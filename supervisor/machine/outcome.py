@@ -36,7 +36,7 @@ class Ending:
     status: int | None = None
     result: str | None = None
     error: tuple[str, str] | None = None
-    fault: tuple[Cause, str] | None = None
+    fault: Reason | None = None
     stop: Reason | None = None
     done_before_stop: bool = False
     kill: Kill | None = None
@@ -96,7 +96,7 @@ def _reason(ending: Ending) -> Reason:
     if code:
         return Reason(Cause.EXIT_NONZERO, f"The agent exited with code {code}.", "agent")
     if ending.fault:
-        return Reason(*ending.fault, "agent")
+        return ending.fault
     return _OK if ending.result is not None else _NO_RESULT
 
 

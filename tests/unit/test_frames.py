@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from supervisor.machine.frames import PROGRESS_BYTES, FrameReader, ResultChannel, WholeOutput
+from supervisor.machine.stopper import Reason
 from supervisor.states import Cause
 
 LIMIT = 100
@@ -139,9 +140,9 @@ def test_frames_broken_rule_however_split_is_a_fault_and_no_result(data: bytes, 
     for chunks in splits(data):
         reader = frames(*chunks)
         assert reader.fault
-        assert reader.fault[0] is cause
-        assert reader.fault[1].startswith("The result is not valid: ")
-        assert reason in reader.fault[1]
+        assert (reader.fault.code, reader.fault.by) == (cause, "agent")
+        assert reader.fault.message.startswith("The result is not valid: ")
+        assert reason in reader.fault.message
         assert reader.result is None
 
 
@@ -149,13 +150,13 @@ def test_frames_message_of_a_fault_can_be_stored() -> None:
     for data, _, _ in BAD.values():
         fault = frames(data).fault
         assert fault
-        fault[1].encode()
+        fault.message.encode()
 
 
 def test_frames_first_fault_stands() -> None:
     reader = frames(b"hello\n", b'{"result": 1}\n', b"x" * LINE_BYTES)
     assert reader.fault
-    assert "not JSON" in reader.fault[1]
+    assert "not JSON" in reader.fault.message
 
 
 def test_frames_progress_before_a_fault_in_the_same_read_is_given() -> None:
@@ -164,7 +165,9 @@ def test_frames_progress_before_a_fault_in_the_same_read_is_given() -> None:
 
 # -- sizes ------------------------------------------------------------------------------------------------------------
 
-RESULT_TOO_LARGE = (TOO_LARGE, f"The result is larger than its limit of {LIMIT} bytes.")
+RESULT_TOO_LARGE = Reason(
+    TOO_LARGE, f"The result is larger than its limit of {LIMIT} bytes.", "limit", {"result_bytes": LIMIT}
+)
 AS_RESULT: list[Callable[[str], ResultChannel]] = [
     lambda text: frames(f'{{"result":{text}}}\n'.encode()),
     lambda text: frames(f'{{"result":{text}}}'.encode()),
@@ -224,7 +227,8 @@ def test_frames_progress_exactly_at_its_limit_is_given() -> None:
 def test_frames_progress_over_its_limit_is_a_fault() -> None:
     reader = FrameReader(LIMIT)
     assert reader.feed(f'{{"progress": "{"x" * PROGRESS_BYTES}"}}\n'.encode()) == []
-    assert reader.fault == (TOO_LARGE, "A progress frame is larger than the limit of 65536 bytes.")
+    message = "A progress frame is larger than the limit of 65536 bytes."
+    assert reader.fault == Reason(TOO_LARGE, message, "limit", {"progress_bytes": 65536})
 
 
 def kept(channel: ResultChannel) -> int:
@@ -267,8 +271,8 @@ def test_whole_output_however_split_is_one_document(data: bytes, result: str | N
         assert channel.result == result
         assert (channel.fault is None) == (reason is None)
         if channel.fault:
-            assert channel.fault[0] is INVALID
-            assert str(reason) in channel.fault[1]
+            assert channel.fault.code is INVALID
+            assert str(reason) in channel.fault.message
 
 
 # -- anything ---------------------------------------------------------------------------------------------------------
@@ -290,7 +294,7 @@ def test_any_bytes_raise_nothing_are_kept_within_bounds_and_can_be_stored(chunks
         assert kept(channel) <= LINE_BYTES
     channel.finish()
     assert channel.result is None or channel.fault is None
-    for text in (channel.result, *(channel.error or ()), *(channel.fault or ())):
+    for text in (channel.result, *(channel.error or ()), channel.fault and channel.fault.message):
         assert text is None or text.encode()
     if channel.result is not None:
         assert isinstance(json.loads(channel.result), dict)

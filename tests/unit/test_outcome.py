@@ -17,7 +17,7 @@ STOPPED = Reason(Cause.STOPPED, "The server was stopped.", "server")
 WALL_TIME = Reason(Cause.WALL_TIME, "It ran too long.", "limit", {"timeout_seconds": 1}, {"wall_seconds": 1.5})
 USAGE = Usage(1.5, 0.25, 0.125, 4096)
 KILL = Kill("kill", 2, 1, 0, 12.5, AT)
-FAULT = (Cause.RESULT_INVALID, "The result is not valid: it is null.")
+FAULT = Reason(Cause.RESULT_INVALID, "The result is not valid: it is null.", "agent")
 ERROR = ("ValueError: no", "Traceback:\nValueError: no\n")
 
 
