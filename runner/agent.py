@@ -20,7 +20,7 @@ import os
 import sys
 import traceback
 import types
-from _thread import allocate_lock
+from _thread import RLock
 
 # In place of the one in typing, which an agent's own interpreter would need some milliseconds to load.
 TYPE_CHECKING = False
@@ -53,21 +53,34 @@ class Context:
         self.workdir = environment["CORRAL_WORKDIR"]
 
     def progress(self, data: object) -> None:
-        """Tell the client how far the run is. Args: data: any JSON value. Raises: TypeError: it is not JSON."""
+        """Tell the client how far the run is; after the end of the run nothing is told.
+
+        Args: data: any JSON value. Raises: TypeError, ValueError, RecursionError: it is not JSON.
+        """
         self._frames.write("progress", data)
 
 
 class Frames:
-    """The result pipe; whole lines only, from any thread."""
+    """The result pipe; whole lines only, from any thread and from signal handlers."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._lock = allocate_lock()
+        self._lock = RLock()
+        self._ended = False
 
     def write(self, kind: str, value: object) -> None:
-        """Write one frame. Raises TypeError, ValueError, RecursionError: value is not JSON; nothing is written."""
-        line = memoryview(json.dumps({kind: value}).encode("ascii") + b"\n")
+        """Write one frame; the first one that is not progress is the last.
+
+        Raises:
+            TypeError, ValueError, RecursionError: value is not JSON; nothing is written.
+            OSError: the agent has closed the pipe.
+        """
+        text = json.dumps({kind: value}, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        line = memoryview(text.encode() + b"\n")
         with self._lock:
+            if self._ended:
+                return
+            self._ended = kind != "progress"
             while line:
                 line = line[os.write(self._descriptor, line) :]
 
@@ -88,10 +101,13 @@ def run(entrypoint: str, folder: str) -> NoReturn:
     The run is over when the entry point returns: threads and exit handlers of the agent cannot prolong it, and those
     of the launcher, in a fork of it, must not run.
     """
-    code = _exit_code(entrypoint, folder)
-    for stream in (sys.stdout, sys.stderr):
-        _flush(stream)
-    os._exit(code)
+    code = 1
+    try:
+        code = _exit_code(entrypoint, folder)
+        for stream in (sys.stdout, sys.stderr):
+            _flush(stream)
+    finally:
+        os._exit(code)
 
 
 def _log_by_lines(stream: Any) -> None:
@@ -107,10 +123,10 @@ def _get_out_of_sight() -> None:
 
 
 def _flush(stream: TextIO) -> None:
-    """Write out what a stream holds. The agent may have closed it, and its reader may have gone."""
+    """Write out what a stream holds. The agent may have closed it, or put something else in its place."""
     try:
         stream.flush()
-    except (OSError, ValueError):
+    except Exception:
         return
 
 
@@ -139,8 +155,11 @@ def _call(entrypoint: str, folder: str) -> int:
         return 1
     try:
         frames.write("result", result)
-    except (TypeError, ValueError, RecursionError) as error:
-        frames.write("unencodable", f"{type(error).__name__}: {error}")
+    except OSError as error:
+        print(f"cannot write the result: {error.strerror}", file=sys.stderr)
+        return 1
+    except Exception as error:  # of any kind: encoding may call methods of the agent's own classes
+        frames.write("unencodable", _summary(error))
     return 0
 
 
@@ -195,7 +214,16 @@ def _describe(error: BaseException) -> dict[str, str]:
     while trace and _is_ours(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     lines = traceback.format_exception(type(error), error, trace)
-    return {"message": lines[-1].strip()[:_MESSAGE_LIMIT], "traceback": "".join(lines)[-_TRACEBACK_LIMIT:]}
+    return {"message": _summary(error), "traceback": _encodable("".join(lines)[-_TRACEBACK_LIMIT:])}
+
+
+def _summary(error: BaseException) -> str:
+    line = traceback.format_exception_only(type(error), error)[-1]
+    return _encodable(line.strip()[:_MESSAGE_LIMIT])
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_ours(filename: str) -> bool:
