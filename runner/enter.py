@@ -24,6 +24,9 @@ _CONNECTION_FD = RESULT_FD + 1
 # Under memory pressure the kernel shall take an agent before any process of the server. Source: proc(5), oom_score_adj.
 _OOM_SCORE_ADJUSTMENT = b"500"
 
+# CPython ignores these for itself and raises an exception instead.
+_IGNORED_BY_PYTHON = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
+
 
 def keep_only(connection: socket.socket) -> socket.socket:
     """Close everything but stdin, stdout, stderr and the connection; return the connection at its new number.
@@ -41,12 +44,21 @@ def keep_only(connection: socket.socket) -> socket.socket:
 def apply_what_is_inherited() -> None:
     """Take the properties that every process of every run below this one is to have."""
     os.umask(0o077)
+    _take_signals_as_they_come()
     prctl.forbid_new_privileges()
     descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(descriptor, _OOM_SCORE_ADJUSTMENT)
     finally:
         os.close(descriptor)
+
+
+def _take_signals_as_they_come() -> None:
+    """Undo what the server was started with: nohup ignores SIGHUP, and what is ignored or blocked is inherited."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in signal.valid_signals() - _IGNORED_BY_PYTHON:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def wait_and_start(connection: socket.socket, directory: str, parent_pid: int) -> NoReturn:
@@ -89,11 +101,8 @@ def _close_from(first: int) -> None:
 
 
 def _execute(command: list[str], environment: dict[str, str]) -> NoReturn:
-    """Replace this process by the agent's program.
-
-    CPython ignores two signals for itself, and an ignored signal stays ignored across exec. Source: execve(2).
-    """
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+    """Replace this process by the agent's program. An ignored signal stays ignored across exec. Source: execve(2)."""
+    for number in _IGNORED_BY_PYTHON:
         signal.signal(number, signal.SIG_DFL)
     try:
         os.execvpe(command[0], command, environment)
