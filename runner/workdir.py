@@ -46,6 +46,9 @@ def remove(path: str) -> None:
         return
     except FileNotFoundError:
         return
+    except NotADirectoryError:
+        os.unlink(path)  # what the agent has put in its place
+        return
     except OSError:
         top = os.open(path, _OPEN_DIRECTORY)
     try:
