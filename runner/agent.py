@@ -190,7 +190,10 @@ def _invoke(function: Callable[..., object], value: object, context: Context) ->
     async def finish() -> object:
         return await result
 
-    return asyncio.run(finish())
+    # Not asyncio.run(): that waits, before it returns, for threads and tasks which the agent has left behind.
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop.run_until_complete(finish())
 
 
 def _takes_context(function: Callable[..., object]) -> bool:
