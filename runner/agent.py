@@ -197,15 +197,17 @@ def _invoke(function: Callable[..., object], value: object, context: Context) ->
 
 
 def _takes_context(function: Callable[..., object]) -> bool:
+    """Tell whether a callable names a second positional parameter; one that takes whatever comes asks for nothing."""
     if isinstance(function, types.FunctionType) and not hasattr(function, "__wrapped__"):
         return function.__code__.co_argcount > 1
     import inspect  # here, because a plain function does not need it
 
     try:
-        inspect.signature(function).bind(None, None)
-    except TypeError:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
         return False
-    return True
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(parameter.kind in positional for parameter in parameters) > 1
 
 
 def _describe(error: BaseException) -> dict[str, str]:
