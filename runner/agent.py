@@ -13,6 +13,7 @@ stdin holds the input, one JSON object. The environment holds CORRAL_EXECUTION_I
 
 from __future__ import annotations
 
+import builtins
 import faulthandler
 import importlib
 import json
@@ -90,6 +91,7 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):
         _log_by_lines(stream)
     _get_out_of_sight()
+    _add_what_site_adds()
     faulthandler.enable()
     sys.dont_write_bytecode = True
     sys.argv = ["agent"]
@@ -120,6 +122,12 @@ def _get_out_of_sight() -> None:
     _STILL_IN_USE.extend(sys.modules.pop(name) for name in ours)
     _STILL_IN_USE.append(sys.modules["__main__"])
     sys.modules["__main__"] = types.ModuleType("__main__")
+
+
+def _add_what_site_adds() -> None:
+    """Add the two functions that every program expects. The launcher runs without the site module, which has them."""
+    vars(builtins).setdefault("exit", sys.exit)
+    vars(builtins).setdefault("quit", sys.exit)
 
 
 def _flush(stream: TextIO) -> None:
