@@ -46,7 +46,9 @@ def decide(ending: Ending) -> Outcome:
     """Return the one outcome of an attempt."""
     reason = _reason(ending)
     completed = reason.code is Cause.EXITED_OK
-    code = None if ending.status is None else os.waitstatus_to_exitcode(ending.status)
+    # With a launch error it is the status of our own process that could not become the agent.
+    status = None if ending.launch_error else ending.status
+    code = None if status is None else os.waitstatus_to_exitcode(status)
     return Outcome(
         termination=Termination(
             code=reason.code,

@@ -94,6 +94,11 @@ def test_decide_wait_status_becomes_exit_code_or_signal(
     assert (termination.exit_code, termination.signal) == (exit_code, number)
 
 
+def test_decide_launch_error_has_no_exit_code_because_the_agent_had_none() -> None:
+    termination = decide(an_ending(status=exited(1), launch_error="no such file")).termination
+    assert (termination.exit_code, termination.signal) == (None, None)
+
+
 def test_decide_stop_by_a_limit_keeps_limit_and_observed_and_how_the_agent_died() -> None:
     termination = decide(an_ending(stop=WALL_TIME, status=signal.SIGTERM)).termination
     assert (termination.limit, termination.observed) == ({"timeout_seconds": 1}, {"wall_seconds": 1.5})
