@@ -171,8 +171,8 @@ def _is_progress(line: bytes) -> bool:
 
 
 def _text(value: object) -> str:
-    """Return a text from an agent without the half surrogate pairs that JSON escapes can smuggle in."""
-    return str(value).encode("utf-8", "replace").decode()
+    """Return a text from an agent without the half surrogate pairs and NULs that JSON escapes can smuggle in."""
+    return str(value).encode("utf-8", "replace").decode().replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
 
 def _kind(value: object) -> str:

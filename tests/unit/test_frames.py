@@ -81,6 +81,7 @@ ERRORS = {
     "nothing in it": (b'{"error": {}}', ("", "")),
     "no texts": (b'{"error": {"message": 1, "traceback": [2]}}', ("1", "[2]")),
     "half surrogate pairs": (rb'{"error": {"message": "a\ud800", "traceback": "\udfff"}}', ("a?", "?")),
+    "NUL": (rb'{"error": {"message": "a\u0000", "traceback": ""}}', ("a\N{REPLACEMENT CHARACTER}",) * 2),
     "after progress": (b'{"progress": 1}\n{"error": {"message": "no"}}\n', ("no", "no")),
 }
 
