@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 _TRACEBACK_LIMIT = 64 * 1024
 _MESSAGE_LIMIT = 1024
 
+# Between the loader and the code of an async agent.
+_ASYNCIO_FOLDER = os.path.join(os.path.dirname(traceback.__file__), "asyncio", "")
+
 # Modules that are out of sight.
 _STILL_IN_USE: list[types.ModuleType] = []
 
@@ -240,7 +243,7 @@ def _encodable(text: str) -> str:
 
 
 def _is_ours(filename: str) -> bool:
-    return filename in (__file__, importlib.__file__) or filename.startswith("<frozen importlib")
+    return filename in (__file__, importlib.__file__) or filename.startswith(("<frozen importlib", _ASYNCIO_FOLDER))
 
 
 if __name__ == "__main__":
