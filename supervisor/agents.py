@@ -18,8 +18,8 @@ MANIFEST = "agent.toml"
 # Namespace of the ids that are derived from names: the same name gives the same id on every machine.
 _ID_NAMESPACE = uuid.UUID("5a2f7f0e-3c1d-5b8e-9a54-6c0f2f8b1d77")
 
-# What the launcher is told of a run is one message (runner.protocol.MAX_MESSAGE_BYTES); this is the manifest's half.
-_MAX_START_BYTES = 64 << 10
+# What says how to start an agent goes to the launcher in one message, which runner.protocol limits to twice as much.
+_START_BYTES = 64 << 10
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -74,8 +74,8 @@ class Manifest(BaseModel):
         reserved = [name for name in self.env if name.startswith("CORRAL_")]
         if reserved:
             raise ValueError(f"env: names that begin with CORRAL_ are the server's: {', '.join(reserved)}")
-        if len(json.dumps([self.entrypoint, self.command, self.python, self.env])) > _MAX_START_BYTES:
-            raise ValueError("entrypoint, command, python and env together are over 64 KiB of JSON")
+        if len(json.dumps([self.entrypoint, self.python, self.command, self.env])) > _START_BYTES:
+            raise ValueError("entrypoint, python, command and env together are over 64 KiB as JSON")
         return self
 
     @field_validator("id")
@@ -143,12 +143,12 @@ class AgentRegistry:
         entries: list[Entry] = []
         by_key: dict[str, Entry] = {}
         for entry in _read_all(self._root):
-            keys: tuple[str, ...] = (entry.agent.name, entry.agent.id) if entry.agent else (entry.folder.name,)
+            keys = (entry.agent.name, entry.agent.id) if entry.agent else _presumed_keys(entry.folder)
             taken = next((by_key[key] for key in keys if key in by_key), None)
             if taken:
                 error = f"its name or id is also that of {taken.folder.name!r}"
                 entry = Entry(entry.folder, entry.stamp, None, error)
-                keys = tuple({entry.folder.name} - by_key.keys())
+                keys = tuple(key for key in _presumed_keys(entry.folder) if key not in by_key)
             entries.append(entry)
             by_key.update(dict.fromkeys(keys, entry))
         self._by_key = by_key
@@ -160,12 +160,21 @@ def read_agent(folder: Path) -> Agent:
     try:
         data = tomllib.loads((folder / MANIFEST).read_text("utf-8"))
         name = data.setdefault("name", folder.name)
-        data.setdefault("id", str(uuid.uuid5(_ID_NAMESPACE, str(name))))
+        data.setdefault("id", _id_of(str(name)))
         return Agent(folder, Manifest.model_validate(data))
     except ValidationError as error:
         raise AgentBroken("; ".join(_problems(error))) from error
     except (OSError, ValueError) as error:
         raise AgentBroken(f"cannot read {MANIFEST}: {error}") from error
+
+
+def _id_of(name: str) -> str:
+    return str(uuid.uuid5(_ID_NAMESPACE, name))
+
+
+def _presumed_keys(folder: Path) -> tuple[str, ...]:
+    """Return the name and id of an agent whose manifest says neither, or cannot be read."""
+    return folder.name, _id_of(folder.name)
 
 
 def _read_all(root: Path) -> Iterator[Entry]:
