@@ -2,12 +2,14 @@
 
 import os
 import signal
+import socket
 import stat
 import time
 from pathlib import Path
 
 import pytest
 
+from supervisor.unix_address import unix_address
 from tests.helpers.agents import (
     COMMAND,
     OWN_PYTHON,
@@ -21,9 +23,13 @@ from tests.helpers.agents import (
 from tests.helpers.server import RunningServer
 
 REPORT = """
-import os, resource
+import ctypes, os, resource
+
+PR_GET_PDEATHSIG = 2
 
 def report():
+    death_signal = ctypes.c_int()
+    ctypes.CDLL(None).prctl(PR_GET_PDEATHSIG, ctypes.byref(death_signal))
     status = dict(line.split(":", 1) for line in open("/proc/self/status"))
     numbers = [number for number in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{number}")]
     return {
@@ -33,6 +39,7 @@ def report():
         "folder": os.getcwd(),
         "own session": os.getsid(0) == os.getpid() == os.getpgid(0),
         "umask": os.umask(0),
+        "signal at the parent's death": death_signal.value,
         "no new privileges": int(status["NoNewPrivs"]),
         "ignored signals": int(status["SigIgn"], 16),
         "blocked signals": int(status["SigBlk"], 16),
@@ -84,6 +91,7 @@ def test_surroundings_are_exactly_what_is_promised(workshop: RunningServer, mani
         "folder": str(workshop.agents / "reporter"),
         "own session": True,
         "umask": 0o077,
+        "signal at the parent's death": signal.SIGKILL,
         "no new privileges": 1,
         "ignored signals": IGNORED_BY_PYTHON,
         "blocked signals": 0,
@@ -138,6 +146,16 @@ def run(input, context):
     assert started + 1000.5 <= seen["deadline"] + 0.01
     assert seen["deadline"] <= time.time() + 1000.5
     assert not Path(seen["workdir"]).exists()
+
+
+def test_launcher_listens_to_nobody_but_its_supervisor(workshop: RunningServer) -> None:
+    path = workshop.data / "launcher.sock"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with unix_address(path) as address, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
+        stranger.settimeout(20)
+        stranger.connect(address)
+        assert stranger.recv(1) == b""
+    assert run_new(workshop, PYTHON, REPORTERS)["status"] == "COMPLETED"
 
 
 # -- the work directory -----------------------------------------------------------------------------------------------
