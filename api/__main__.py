@@ -12,6 +12,7 @@ from typing import Protocol, cast
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.server import create_server
+from waitress.task import ThreadedTaskDispatcher
 
 from api.app import create_app
 from api.connection import Channel
@@ -24,8 +25,15 @@ from supervisor.nudge import Nudger
 from supervisor.settings import Settings
 from supervisor.store import Store
 
+# Between two looks for connections that nobody uses any more.
+_HOUSEKEEPING_SECONDS = 1.0
+
+# For the requests that wait for a thread, and then for those that have one. The supervisor waits longer than for both.
+_QUEUE_SECONDS = 1.0
+_THREADS_SECONDS = 1
+
 # For the last answers to leave, after their threads have written them.
-_FLUSH_SECONDS = 1.0
+_FLUSH_SECONDS = 0.5
 
 
 class WaitressServer(Protocol):
@@ -34,10 +42,11 @@ class WaitressServer(Protocol):
     accepting: bool
     active_channels: Mapping[int, HTTPChannel]
     channel_class: type[HTTPChannel]
+    task_dispatcher: ThreadedTaskDispatcher
     _map: Mapping[int, socket.socket]
 
-    def run(self) -> None:
-        """Serve until SystemExit is raised."""
+    def pull_trigger(self) -> None:
+        """Make it look up from its waiting."""
 
 
 def main(settings_json: str, listener: str, ready: str, started_at: str) -> None:
@@ -67,21 +76,38 @@ def main(settings_json: str, listener: str, ready: str, started_at: str) -> None
             sockets=[socket.socket(fileno=int(listener))],
             threads=settings.http_threads,
             max_request_body_size=settings.max_body_bytes + 1,
-            asyncore_use_poll=True,
             connection_limit=1000,
             ident=None,
         ),
     )
     server.channel_class = Channel
-    signal.signal(signal.SIGTERM, _leave)
-    os.write(int(ready), b"r")
-    os.close(int(ready))
-    server.run()
+    _serve(server, int(ready))
+
+
+def _serve(server: WaitressServer, ready: int) -> None:
+    """Serve until SIGTERM. It is looked at between two events, so no request is lost that is just being read."""
+    stopping = False
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+        server.pull_trigger()
+
+    signal.signal(signal.SIGTERM, stop)
+    os.write(ready, b"r")
+    os.close(ready)
+    while not stopping:
+        wasyncore.loop(timeout=_HOUSEKEEPING_SECONDS, map=server._map, use_poll=True, count=1)
+    _wait_for_threads(server.task_dispatcher)
     _flush(server)
 
 
-def _leave(_number: int, _frame: FrameType | None) -> None:
-    sys.exit(0)
+def _wait_for_threads(dispatcher: ThreadedTaskDispatcher) -> None:
+    """Let every request that was read be answered; shutdown() alone would drop those that no thread has taken yet."""
+    deadline = time.monotonic() + _QUEUE_SECONDS
+    while dispatcher.queue and time.monotonic() < deadline:
+        time.sleep(0.005)  # noqa: TID251 - the queue tells nobody when it is empty
+    dispatcher.shutdown(timeout=_THREADS_SECONDS)
 
 
 def _flush(server: WaitressServer) -> None:
