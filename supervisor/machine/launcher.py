@@ -89,6 +89,9 @@ class Launcher:
             listener.bind(address)
             os.chmod(address, 0o600)
             listener.listen()
+            # Connected first: however early we die, the launcher finds a connection that is closed, and exits.
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            connection.connect(address)
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", _FORKSERVER, str(listener.fileno()), str(self._work)],
                 stdin=subprocess.DEVNULL,
@@ -97,8 +100,6 @@ class Launcher:
                 cwd="/",
                 env={"PATH": os.defpath, "LANG": "C.UTF-8"},
             )
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            connection.connect(address)
         self._channel = protocol.Channel(connection)
         self._watch()
         return process
