@@ -47,10 +47,15 @@ class Service:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Start the process."""
+        """Start the process; when the host has no room for it now, later."""
         if self._stopping:
             return
-        self._process = self._spawn()
+        try:
+            self._process = self._spawn()
+        except OSError as error:
+            _log.error("process not started", process=self._name, error=str(error), again_in_seconds=self._delay)
+            self._start_later()
+            return
         self._started_at = self._clock.monotonic()
         self._pidfd = os.pidfd_open(self._process.pid)
         self._reactor.watch(self._pidfd, self._on_ended)
@@ -74,10 +79,12 @@ class Service:
         self._process = None
         if self._stopping:
             return
-        now = self._clock.monotonic()
-        if now - self._started_at > _PROVEN_SECONDS:
+        if self._clock.monotonic() - self._started_at > _PROVEN_SECONDS:
             self._delay = _FIRST_DELAY_SECONDS
-        _log.error("process died", process=self._name, exit_code=code, restart_in_seconds=self._delay)
-        self._reactor.call_at(now + self._delay, self.start)
-        self._delay = min(self._delay * 2, _LONGEST_DELAY_SECONDS)
+        _log.error("process died", process=self._name, exit_code=code, again_in_seconds=self._delay)
+        self._start_later()
         self._on_exit()
+
+    def _start_later(self) -> None:
+        self._reactor.call_at(self._clock.monotonic() + self._delay, self.start)
+        self._delay = min(self._delay * 2, _LONGEST_DELAY_SECONDS)
