@@ -42,7 +42,8 @@ def serve(
 ) -> None:
     """Run the server until SIGTERM or Ctrl-C. Each option can also be set as CORRAL_NAME or in the settings file."""
     flags = {"host": host, "port": port, "data": data, "agents": agents, "max_running": max_running}
-    Server(load(flags, config), _say_ready).run()
+    settings = load(flags, config)
+    Server(settings, lambda url: _say_ready(url, settings.agents)).run()
 
 
 @app.command()
@@ -75,18 +76,29 @@ def list_agents(
 
 @agents_app.command("new")
 def new_agent(
-    context: typer.Context, name: Annotated[str, typer.Argument(help="Name of the agent and its folder.")]
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of the agent and its folder.")],
+    agents: AgentsFolder = None,
 ) -> None:
     """Make the folder of a new agent that runs."""
     settings: Settings = context.obj
-    folder = scaffold.create(settings.agents, name)
+    folder = scaffold.create(agents.absolute() if agents else settings.agents, name)
     print(f"Made {folder}. Its code is agent.py; a running server has it already.")
 
 
-def _say_ready(url: str) -> None:
-    body = '{"agent_id": "weather", "input": {"question": "What is the weather today?"}}'
-    command = f"curl {url}/executions/run -H 'Content-Type: application/json' -d '{body}'"
-    print(f"Corral {__version__} is ready on {url}  Try: {command}", flush=True)
+def _say_ready(url: str, agents: Path) -> None:
+    print(f"Corral {__version__} is ready on {url}  Try: {_example(url, agents)}", flush=True)
+
+
+def _example(url: str, agents: Path) -> str:
+    """Return a command for the shell that works on this server: not everyone has the agents of the examples."""
+    names = [entry.agent.name for entry in AgentRegistry(agents).entries() if entry.agent]
+    if not names:
+        return f"curl {url}/admin/health"
+    body = {"agent_id": names[0], "input": {}}
+    if "weather" in names:
+        body = {"agent_id": "weather", "input": {"question": "What is the weather today?"}}
+    return f"curl {url}/executions/run -H 'Content-Type: application/json' -d '{json.dumps(body)}'"
 
 
 def _rows(settings: Settings) -> list[dict[str, str | int | None]]:
