@@ -5,7 +5,8 @@ import resource
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
@@ -22,7 +23,7 @@ from supervisor.machine.lock import FileLock
 from supervisor.machine.machine import Machine
 from supervisor.machine.reactor import Reactor
 from supervisor.machine.service import Service
-from supervisor.machine.signals import on_stop_signal
+from supervisor.machine.signals import leave_on_stop_signal, on_stop_signal
 from supervisor.models import Origin
 from supervisor.nudge import NudgeReceiver
 from supervisor.settings import Settings
@@ -48,25 +49,32 @@ class Server:
         Raises:
             ConfigurationError: the settings cannot be used on this machine now.
         """
+        leave_on_stop_signal()
+        # What is made in the data folder is for us alone, also where the folder was made by somebody else.
+        os.umask(0o077)
         self._settings = settings
         self._on_ready = on_ready
         self._shutdown_grace_seconds = settings.shutdown_grace_seconds
         self._clock = Clock()
         self._ready = False
         self._started_at = self._clock.now()
-        _prepare_folders(settings)
-        self._lock = FileLock(settings.data / "lock")
+        if not settings.agents.is_dir():
+            raise ConfigurationError(f"cannot read agents: there is no folder {str(settings.agents)!r}")
+        with _refusals_explained(settings.data):
+            for folder in (settings.data, settings.logs, settings.work):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = FileLock(settings.data / "lock")
         self._lock.acquire(_PREDECESSOR_SECONDS)
         self._listener = listening.listen(settings.host, settings.port)
         prctl.become_subreaper()
         _allow_many_descriptors()
         self._reactor = Reactor(self._clock)
-        self._nudges = NudgeReceiver(settings.data)
+        with _refusals_explained(settings.data):
+            store = Store(settings.database, self._clock)
         self._api = Service("api", self._spawn_api, lambda: None, self._reactor, self._clock)
         self._machine = Machine(
             settings.data, settings.work, self._lock.fileno(), self._our_pids, self._reactor, self._clock
         )
-        store = Store(settings.database, self._clock)
         lost = recovery.settle_lost(store, self._clock)
         if lost:
             _log.warning("runs of a killed server recorded as lost", executions=lost)
@@ -83,8 +91,14 @@ class Server:
         )
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT; then stop and record every run. A second signal cuts the grace period."""
+        """Serve until SIGTERM or SIGINT; then stop and record every run. A second signal cuts the grace period.
+
+        Raises:
+            ConfigurationError: see above; nothing was started.
+        """
         on_stop_signal(self._reactor, self._stop)
+        with _refusals_explained(self._settings.data):
+            self._nudges = NudgeReceiver(self._settings.data)
         self._reactor.watch(self._nudges, self._on_nudge)
         self._machine.launcher.start()
         self._api.start()
@@ -117,6 +131,9 @@ class Server:
                 pass_fds=(self._listener.fileno(), ready_writer),
                 start_new_session=True,
             )
+        except OSError:
+            os.close(ready_reader)
+            raise
         finally:
             os.close(ready_writer)
         self._reactor.watch(ready_reader, lambda: self._on_api_ready(ready_reader))
@@ -146,14 +163,13 @@ class Server:
         self._lock.close()
 
 
-def _prepare_folders(settings: Settings) -> None:
-    if not settings.agents.is_dir():
-        raise ConfigurationError(f"cannot read agents: there is no folder {str(settings.agents)!r}")
+@contextmanager
+def _refusals_explained(data: Path) -> Iterator[None]:
+    """Turn what the host refuses us in the data folder into an error for the operator."""
     try:
-        for folder in (settings.data, settings.logs, settings.work):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        yield
     except OSError as error:
-        raise ConfigurationError(f"cannot create {error.filename!r}: {error.strerror}") from error
+        raise ConfigurationError(f"cannot use {str(data)!r}: {error}") from error
 
 
 def _allow_many_descriptors() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge, Le
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from supervisor.errors import ConfigurationError
@@ -33,6 +33,13 @@ class Settings(BaseSettings):
     """Largest request body."""
     shutdown_grace_seconds: Annotated[float, Ge(0), Le(3600)] = 2.0
     """What a run is given after SIGTERM when the server stops, if its own grace period is longer."""
+
+    @field_validator("data", "agents")
+    @classmethod
+    def _is_text(cls, path: Path) -> Path:
+        """Refuse what cannot be told to the API process, which takes its settings as JSON."""
+        str(path).encode()
+        return path
 
     @property
     def database(self) -> Path:

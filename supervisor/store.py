@@ -9,7 +9,7 @@ from pathlib import Path
 
 from supervisor import database
 from supervisor.clock import Clock
-from supervisor.errors import ExecutionUnknown, StoreError
+from supervisor.errors import ConfigurationError, ExecutionUnknown, StoreError
 from supervisor.group_commit import GroupCommit
 from supervisor.models import Claim, Execution, Origin, Outcome, Record, Submission, Termination, as_record
 from supervisor.states import FINAL, Cause, Event, Status, transition
@@ -173,7 +173,10 @@ class Store:
         self._path = path
         self._clock = clock
         self._turns = Turns(path.with_suffix(".turns"))
-        self._writer = database.connect(path)
+        try:
+            self._writer = database.connect(path)
+        except sqlite3.Error as error:
+            raise ConfigurationError(f"cannot open the database: {error}") from error
         self._threads = threading.local()
         self._group = GroupCommit(self.transaction)
         database.migrate(self._writer, clock.now())
