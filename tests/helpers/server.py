@@ -1,5 +1,6 @@
 """A real server in a process of its own, driven over real HTTP."""
 
+import contextlib
 import os
 import re
 import select
@@ -116,8 +117,9 @@ class RunningServer:
     def _service(self, word: str) -> int:
         def found() -> int | None:
             for child in psutil.Process(self.process.pid).children():
-                if any(part == word or part.endswith(f"/{word}") for part in child.cmdline()):
-                    return child.pid
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if any(part == word or part.endswith(f"/{word}") for part in child.cmdline()):
+                        return child.pid
             return None
 
         return wait_until(found)
