@@ -24,8 +24,7 @@ def test_idle_server_uses_next_to_no_cpu_and_hardly_wakes_up(tmp_path: Path, age
         for execution in map(server.submit, agents):
             wait_until(lambda execution=execution: server.get(execution)["progress"])
         server.http.close()
-        processes = everything_of(server)
-        assert len(processes) > 3
+        processes = wait_until(lambda: everything_at_rest_of(server))
         before = [spent(process) for process in processes]
         assert not ends_within(server, _SECONDS)
         after = [spent(process) for process in processes]
@@ -34,6 +33,13 @@ def test_idle_server_uses_next_to_no_cpu_and_hardly_wakes_up(tmp_path: Path, age
         woken = sum(end[1] - begin[1] for begin, end in zip(before, after, strict=True))
         assert used < _CPU_SHARE * _SECONDS
         assert woken < _WAKEUPS_PER_SECOND * _SECONDS
+
+
+def everything_at_rest_of(server: RunningServer) -> list[psutil.Process]:
+    """Return all its processes, if each init has the one child that it has while nothing happens; else none."""
+    processes = everything_of(server)
+    inits = psutil.Process(server.launcher_pid).children()
+    return processes if inits and len(processes) == 3 + 2 * len(inits) else []
 
 
 def everything_of(server: RunningServer) -> list[psutil.Process]:
