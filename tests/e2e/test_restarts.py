@@ -15,9 +15,9 @@ import psutil
 import pytest
 
 from runner import protocol
-from tests.helpers.command import ROOT
+from tests.helpers.command import ROOT, ready_line, started, url_in
 from tests.helpers.processes import descendants, lives, wait_for_exit
-from tests.helpers.server import RunningServer
+from tests.helpers.server import AGENTS, RunningServer
 from tests.helpers.wait import wait_until
 
 
@@ -153,14 +153,32 @@ def test_killed_supervisor_takes_everything_with_it_and_the_next_one_settles_wha
         assert server.wait_for_end(waiting)["final_result"] == {"echo": {"come": "again"}}
 
 
-def test_next_supervisor_started_at_once_waits_until_the_runs_of_the_killed_one_are_gone(tmp_path: Path) -> None:
+def test_next_supervisor_waits_until_the_launcher_of_the_killed_one_has_ended_its_runs(tmp_path: Path) -> None:
     with RunningServer(tmp_path / "data") as server:
         execution, runs = begin(server, "hideout")
+        launcher_pid = server.launcher_pid
+        os.kill(launcher_pid, signal.SIGSTOP)
         server.process.kill()
-        with RunningServer(tmp_path / "data") as following:
+        with started("serve", "--port", "0", "--data", server.data, "--agents", AGENTS) as following:
+            assert following.stdout is not None
+            assert not select.select([following.stdout], [], [], 2.0)[0]
+            assert server.data.joinpath("lock").read_text() == f"{server.process.pid}\n"
+            os.kill(launcher_pid, signal.SIGCONT)
+            url = url_in(ready_line(following))
             assert not [pid for pid in runs if lives(pid)]
-            assert_lost(following.get(execution), "FAILED", "LOST")
-            assert following.run("ok")["status"] == "COMPLETED"
+            assert_lost(httpx.get(f"{url}/executions/{execution}").json(), "FAILED", "LOST")
+
+
+def test_agent_does_not_outlive_supervisor_and_launcher_killed_together(tmp_path: Path) -> None:
+    with RunningServer(tmp_path / "data") as server:
+        begin(server, "sleeper")
+        everybody = descendants(server.process.pid)
+        launcher_pid = server.launcher_pid
+        os.kill(launcher_pid, signal.SIGSTOP)
+        server.process.kill()
+        os.kill(launcher_pid, signal.SIGKILL)
+        for pid in everybody:
+            wait_for_exit(pid, 5.0)
 
 
 _DIES_AFTER_STARTING_ITS_LAUNCHER = """
@@ -179,7 +197,7 @@ class Popen(subprocess.Popen):
 subprocess.Popen = Popen
 clock = Clock()
 lock = os.open("lock", os.O_RDWR | os.O_CREAT)
-Launcher(Path("."), Path("work"), lock, print, print, Reactor(clock), clock).start()
+Launcher(Path.cwd(), Path.cwd() / "work", lock, print, print, Reactor(clock), clock).start()
 """
 
 
