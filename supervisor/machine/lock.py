@@ -34,7 +34,7 @@ class FileLock:
         deadline = time.monotonic() + patience_seconds
         while not self._try():
             holder = os.pread(self._descriptor, 20, 0).decode(errors="replace").strip()
-            if not holder.isdigit() or psutil.pid_exists(int(holder)) or time.monotonic() > deadline:
+            if not holder.isdigit() or _lives(int(holder)) or time.monotonic() > deadline:
                 raise ConfigurationError(
                     f"cannot use {str(self._path.parent)!r}: the server with pid {holder or 'unknown'} is using it"
                 )
@@ -52,3 +52,11 @@ class FileLock:
         except BlockingIOError:
             return False
         return True
+
+
+def _lives(pid: int) -> bool:
+    """Tell whether a process exists and is more than a zombie, which one with a careless parent stays for ever."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

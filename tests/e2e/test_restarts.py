@@ -158,7 +158,7 @@ def test_next_supervisor_waits_until_the_launcher_of_the_killed_one_has_ended_it
         execution, runs = begin(server, "hideout")
         launcher_pid = server.launcher_pid
         os.kill(launcher_pid, signal.SIGSTOP)
-        server.process.kill()
+        server.process.kill()  # a zombie now, for nobody has waited for it
         with started("serve", "--port", "0", "--data", server.data, "--agents", AGENTS) as following:
             assert following.stdout is not None
             assert not select.select([following.stdout], [], [], 2.0)[0]
