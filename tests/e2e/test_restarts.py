@@ -159,14 +159,17 @@ def test_next_supervisor_waits_until_the_launcher_of_the_killed_one_has_ended_it
         launcher_pid = server.launcher_pid
         os.kill(launcher_pid, signal.SIGSTOP)
         server.process.kill()  # a zombie now, for nobody has waited for it
-        with started("serve", "--port", "0", "--data", server.data, "--agents", AGENTS) as following:
-            assert following.stdout is not None
-            assert not select.select([following.stdout], [], [], 2.0)[0]
-            assert server.data.joinpath("lock").read_text() == f"{server.process.pid}\n"
-            os.kill(launcher_pid, signal.SIGCONT)
-            url = url_in(ready_line(following))
-            assert not [pid for pid in runs if lives(pid)]
-            assert_lost(httpx.get(f"{url}/executions/{execution}").json(), "FAILED", "LOST")
+        try:
+            with started("serve", "--port", "0", "--data", server.data, "--agents", AGENTS) as following:
+                assert following.stdout is not None
+                assert not select.select([following.stdout], [], [], 2.0)[0]
+                os.kill(launcher_pid, signal.SIGCONT)
+                url = url_in(ready_line(following))
+                assert not [pid for pid in runs if lives(pid)]
+                assert_lost(httpx.get(f"{url}/executions/{execution}").json(), "FAILED", "LOST")
+        finally:
+            if lives(launcher_pid):
+                os.kill(launcher_pid, signal.SIGCONT)
 
 
 def test_agent_does_not_outlive_supervisor_and_launcher_killed_together(tmp_path: Path) -> None:
