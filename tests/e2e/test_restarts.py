@@ -78,6 +78,22 @@ def test_api_that_keeps_dying_is_started_ever_later_and_comes_back(own: RunningS
     assert cpu_seconds(own.process.pid) - cpu < 1.0
 
 
+def test_server_whose_log_nobody_reads_any_more_goes_on(tmp_path: Path) -> None:
+    with started("serve", "--port", "0", "--data", tmp_path / "data", "--agents", AGENTS) as process:
+        url = url_in(ready_line(process))
+        assert process.stderr is not None
+        process.stderr.close()
+        for child in psutil.Process(process.pid).children():  # each death is logged
+            child.kill()
+            wait_for_exit(child.pid)
+        with httpx.Client(base_url=url, timeout=20) as client:
+            execution = client.post("/executions/run", json={"agent_id": "ok"}).json()["execution_id"]
+            wait_until(lambda: client.get(f"/executions/{execution}").json()["status"] == "COMPLETED")
+        process.send_signal(signal.SIGTERM)
+        wait_for_exit(process.pid)
+        assert process.wait() == 0
+
+
 def cpu_seconds(pid: int) -> float:
     return sum(psutil.Process(pid).cpu_times()[:2])
 
