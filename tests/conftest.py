@@ -30,13 +30,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     assert not running.errors(), "the server complained"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def imported_modules_are_no_garbage() -> None:
-    """Each test ends with a garbage collection: without this it takes longer than the test."""
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture(autouse=True)
 def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """After each test: no new process, descriptor, thread or mount, neither here nor in the shared server."""
