@@ -5,10 +5,12 @@ import os
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.named_pipes import Gate, Lifeline
 from tests.helpers.processes import descendants, descriptors, is_spare
 from tests.helpers.server import RunningServer
 from tests.helpers.wait import wait_until
@@ -28,6 +30,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         running.run("ok")
         yield running
     assert not running.errors(), "the server complained"
+
+
+@pytest.fixture
+def lifeline(tmp_path: Path) -> Iterator[Lifeline]:
+    with closing(Lifeline(tmp_path / "lifeline")) as lifeline:
+        yield lifeline
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path / "gate")
 
 
 @pytest.fixture(autouse=True)
@@ -58,11 +71,13 @@ def _mounts() -> set[str]:
 
 def _targets() -> set[str]:
     found = set()
+    sockets = 0
     for name in os.listdir("/proc/self/fd"):
         try:
             target = os.readlink(f"/proc/self/fd/{name}")
-            # A connection to the server may be replaced by another one.
-            found.add(name if target.startswith("socket:") else f"{name} {target}")
+            # A connection to the server may be replaced by another one, at another number.
+            sockets += target.startswith("socket:")
+            found.add(f"socket {sockets}" if target.startswith("socket:") else f"{name} {target}")
         except FileNotFoundError:
             continue
     return found
