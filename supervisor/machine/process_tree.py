@@ -26,21 +26,28 @@ class ProcessTree:
     def terminate(self) -> int:
         """Ask every process to end, also the stopped ones; return how many were asked."""
         members = self.members()
+        asked = 0
         for process in members:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.terminate()
+                asked += 1
         for process in members:
             # A stopped process takes SIGTERM only when it is continued. Source: signal(7).
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.resume()
-        return len(members)
+        return asked
 
     def kill(self) -> int:
-        """Stop all, then kill all that were found; return how many there were. Call again until the root has ended."""
-        members = self._freeze()
-        self._signal(members, signal.SIGKILL)
-        self.killed.update(process.pid for process in members)
-        return len(members)
+        """Stop all, then kill all that could be stopped; return how many. Call again until the root has ended."""
+        # Children first: the kernel continues a stopped process group when the parents that tie it to its session die.
+        # Source: setpgid(2), "orphaned process group".
+        killed = self._signal(self._freeze()[::-1], signal.SIGKILL)
+        self.killed.update(process.pid for process in killed)
+        if not killed:
+            # An agent can have stopped the root, which then waits for nobody and tells nothing.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._root.resume()
+        return len(killed)
 
     def members(self) -> list[psutil.Process]:
         """Return the processes that live below the root; none if the root has ended."""
@@ -61,24 +68,29 @@ class ProcessTree:
             fresh = [process for process in self.members() if process.pid not in frozen]
             if not fresh:
                 break
-            self._signal(fresh, signal.SIGSTOP)
-            frozen.update((process.pid, process) for process in fresh)
+            frozen.update((process.pid, process) for process in self._signal(fresh, signal.SIGSTOP))
         return list(frozen.values())
 
-    def _signal(self, processes: list[psutil.Process], number: signal.Signals) -> None:
+    def _signal(self, processes: list[psutil.Process], number: signal.Signals) -> list[psutil.Process]:
         """Signal processes, then their process groups: one call per group, which no fork in the group can race with.
 
         Every group below the root is the run's own, because the agent was started in a session of its own.
+
+        Returns:
+            The processes that were there to be signaled.
         """
+        reached = []
         groups = set()
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
                 process.send_signal(number)
+                reached.append(process)
                 if os.getsid(process.pid) != self._root.pid:
                     groups.add(os.getpgid(process.pid))
         for group in groups:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(group, number)
+        return reached
 
 
 class AdoptedProcesses:

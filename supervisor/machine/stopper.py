@@ -13,8 +13,9 @@ from supervisor.states import Cause
 _FIRST_ROUND_SECONDS = 0.005
 _LONGEST_ROUND_SECONDS = 0.25
 
-# An init whose tree has long been empty and that still lives has been stopped by its agent.
-_INIT_SECONDS = 5.0
+# While nobody is found and the init still lives, somebody moves faster than a look at /proc: only luck finds them, so
+# it is tried often. After so long it is the init that was tampered with.
+_HUNT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,18 @@ class Stopper:
     def kill(self) -> None:
         """Kill what lives, now and again until the end is told."""
         self.end()
+        look_began = self._clock.monotonic()
+        self._kill_began = self._kill_began or look_began
+        found = self._tree.kill()
         now = self._clock.monotonic()
-        self._kill_began = self._kill_began or now
-        alive = self._tree.kill()
-        if not alive and now - self._kill_began > _INIT_SECONDS:
+        hunting = not found and now - self._kill_began <= _HUNT_SECONDS
+        # A hunt leaves the loop as much time for the other runs as it takes itself.
+        pause = max(_FIRST_ROUND_SECONDS, now - look_began) if hunting else self._round
+        self._timer = self._reactor.call_at(now + pause, self.kill)
+        if hunting:
+            return
+        if not found:
             self._tree.kill_root()
-        self._timer = self._reactor.call_at(now + self._round, self.kill)
         self._round = min(self._round * 2, _LONGEST_ROUND_SECONDS)
         if self._round == _LONGEST_ROUND_SECONDS:
             self._on_stuck(now - self._kill_began)
