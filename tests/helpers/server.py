@@ -1,12 +1,15 @@
 """A real server in a process of its own, driven over real HTTP."""
 
 import contextlib
+import json
 import os
 import re
 import select
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +93,19 @@ class RunningServer:
         answer = self.http.get(f"/executions/{execution_id}/logs", params={"stream": stream, **query})
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
+
+    def events(self, execution_id: str, kind: str) -> list[Any]:
+        """Return the data of all events of a kind, in order."""
+        query = (
+            "SELECT events.data FROM events JOIN executions ON seq = execution_seq"
+            " WHERE executions.id = ? AND kind = ? ORDER BY events.id"
+        )
+        with closing(sqlite3.connect(self.data / "corral.db")) as database:
+            return [json.loads(data) for (data,) in database.execute(query, (execution_id, kind))]
+
+    def statuses(self, execution_id: str) -> list[str]:
+        """Return every status that an execution has had, in order."""
+        return [event["status"] for event in self.events(execution_id, "status")]
 
     @property
     def launcher_pid(self) -> int:
