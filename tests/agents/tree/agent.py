@@ -72,7 +72,7 @@ def daemon():
 
 def groups():
     ignore_sigterm()
-    for _ in range(4):
+    for _ in range(20):
         fork(os.setpgrp, lambda: fork(live), live)
     live()
 
@@ -111,11 +111,12 @@ def twenty_one():
 
 
 def replace_the_dead():
-    """Fork again for each child that dies."""
+    """Fork again for each child that dies; each has a session of its own, which no signal to a group reaches."""
     ignore_sigterm()
-    signal.signal(signal.SIGCHLD, lambda *_: reap_and(lambda: fork(live)))
-    for _ in range(3):
-        fork(live)
+    signal.signal(signal.SIGCHLD, lambda *_: reap_and(lambda: fork(os.setsid, live)))
+    for _ in range(40):
+        fork(os.setsid, live)
+    say("here")
     end = time.monotonic() + LIFETIME_SECONDS
     while time.monotonic() < end:
         time.sleep(1)
