@@ -13,6 +13,24 @@ BUSY_SECONDS = 10
 _PACKAGE = resources.files("supervisor")
 
 
+def open_current(path: Path, now: int) -> sqlite3.Connection:
+    """Open the file, creating it or bringing its schema up to date.
+
+    Raises:
+        ConfigurationError: it cannot be opened, is no database, or was written by a newer version; it is left as it was.
+    """
+    try:
+        connection = connect(path)
+    except sqlite3.Error as error:
+        raise ConfigurationError(f"cannot open the database: {error}") from error
+    try:
+        migrate(connection, now)
+    except ConfigurationError:
+        connection.close()
+        raise
+    return connection
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """Open a connection with Corral's settings; transactions are begun and ended by hand.
 
@@ -21,8 +39,12 @@ def connect(path: Path) -> sqlite3.Connection:
     """
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-        connection.execute(f"PRAGMA {pragma}")
+    try:
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
@@ -37,7 +59,7 @@ def migrate(connection: sqlite3.Connection, now: int) -> None:
     """Bring the schema up to date; each step and its record are one transaction.
 
     Raises:
-        ConfigurationError: the file was written by a newer version, or is no database.
+        ConfigurationError: the file was written by a newer version, or a step cannot be applied.
     """
     try:
         connection.execute(

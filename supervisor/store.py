@@ -9,7 +9,7 @@ from pathlib import Path
 
 from supervisor import database
 from supervisor.clock import Clock
-from supervisor.errors import ConfigurationError, ExecutionUnknown, StoreError
+from supervisor.errors import ExecutionUnknown, StoreError
 from supervisor.group_commit import GroupCommit
 from supervisor.models import Claim, Execution, Origin, Outcome, Record, Submission, Termination, as_record
 from supervisor.states import FINAL, Cause, Event, Status, transition
@@ -168,18 +168,14 @@ class Store:
         """Open the file, creating it or bringing it up to date.
 
         Raises:
-            ConfigurationError: it is no database, or a newer version's.
+            ConfigurationError: see database.open_current.
         """
         self._path = path
         self._clock = clock
+        self._writer = database.open_current(path, clock.now())
         self._turns = Turns(path.with_suffix(".turns"))
-        try:
-            self._writer = database.connect(path)
-        except sqlite3.Error as error:
-            raise ConfigurationError(f"cannot open the database: {error}") from error
         self._threads = threading.local()
         self._group = GroupCommit(self.transaction)
-        database.migrate(self._writer, clock.now())
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:

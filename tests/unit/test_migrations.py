@@ -1,0 +1,150 @@
+"""Opening the database file: settings, numbered steps, and files that are not ours."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from supervisor import database
+from supervisor.clock import Clock
+from supervisor.errors import ConfigurationError
+from supervisor.store import Store
+from tests.unit.builders import submit
+
+PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
+
+
+def pragmas(connection: sqlite3.Connection) -> dict[str, object]:
+    return {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in PRAGMAS}
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Return all files of the database's folder."""
+    return {file.name: file.read_bytes() for file in path.parent.iterdir()}
+
+
+@pytest.fixture
+def steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of migrations in place of the real ones; the first makes a table "first"."""
+    package = tmp_path / "package"
+    folder = package / "migrations"
+    folder.mkdir(parents=True)
+    (folder / "0001_first.sql").write_text("CREATE TABLE first (a);")
+    monkeypatch.setattr(database, "_PACKAGE", package)
+    return folder
+
+
+def versions(connection: sqlite3.Connection) -> list[tuple[int, str, int]]:
+    return [tuple(row) for row in connection.execute("SELECT version, name, applied_at FROM schema_version")]
+
+
+def migrated(path: Path, now: int) -> list[tuple[int, str, int]]:
+    """Bring the database up to date; return the steps on record."""
+    with closing(database.open_current(path, now)) as connection:
+        return versions(connection)
+
+
+def tables(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return [row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+
+
+def test_store_every_connection_is_durable_and_keeps_references(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    def connect(*arguments: object, **options: object) -> sqlite3.Connection:
+        opened.append(real(*arguments, **options))
+        return opened[-1]
+
+    real = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    with closing(Store(path, clock)) as store:
+        store.get(submit(store))
+        assert [pragmas(connection) for connection in opened] == [PRAGMAS] * 2
+        assert path.with_name("corral.db-wal").stat().st_size > 0
+
+
+def test_database_new_file_gets_every_step_on_record(path: Path) -> None:
+    names = sorted(step.name for step in Path(database.__file__).with_name("migrations").glob("*.sql"))
+    assert migrated(path, now=7) == [(version, name, 7) for version, name in enumerate(names, start=1)]
+    assert [name[:5] for name in names] == [f"{version:04}_" for version in range(1, len(names) + 1)]
+
+
+def test_database_second_opening_applies_nothing_again(path: Path, steps: Path) -> None:
+    assert migrated(path, now=1) == migrated(path, now=2) == [(1, "0001_first.sql", 1)]
+
+
+def test_database_of_an_older_version_gets_only_what_is_new(path: Path, steps: Path) -> None:
+    migrated(path, now=1)
+    (steps / "0002_second.sql").write_text("CREATE TABLE second (a); CREATE TABLE third (a);")
+    assert migrated(path, now=2) == [(1, "0001_first.sql", 1), (2, "0002_second.sql", 2)]
+    assert {"second", "third"} <= set(tables(path))
+
+
+@pytest.mark.parametrize("mistake", ["CREATE TABLE first (a);", "no SQL at all;", "INSERT INTO nowhere VALUES (1);"])
+def test_database_step_that_fails_leaves_neither_its_tables_nor_its_record(
+    path: Path, steps: Path, mistake: str
+) -> None:
+    migrated(path, now=1)
+    step = steps / "0002_second.sql"
+    step.write_text(f"CREATE TABLE second (a); {mistake}")
+    with pytest.raises(ConfigurationError, match="^cannot open the database: "):
+        migrated(path, now=2)
+    assert "second" not in tables(path)
+    step.write_text("CREATE TABLE second (a);")
+    assert migrated(path, now=3) == [(1, "0001_first.sql", 1), (2, "0002_second.sql", 3)]
+
+
+def test_database_step_whose_record_cannot_be_written_is_not_applied(path: Path, steps: Path) -> None:
+    migrated(path, now=1)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(
+            "CREATE TRIGGER no_record BEFORE INSERT ON schema_version BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+    (steps / "0002_second.sql").write_text("CREATE TABLE second (a);")
+    with pytest.raises(ConfigurationError):
+        migrated(path, now=2)
+    assert "second" not in tables(path)
+
+
+def test_store_file_of_a_newer_version_is_refused_and_left_as_it_was(path: Path, clock: Clock) -> None:
+    Store(path, clock).close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("INSERT INTO schema_version VALUES (99, '0099_future.sql', 1)")
+        connection.commit()
+    before = contents(path)
+    with pytest.raises(ConfigurationError, match=r"its schema is version 99, this program knows \d+$"):
+        Store(path, clock)
+    assert contents(path) == before
+
+
+@pytest.mark.parametrize("data", [b"not a database\n" * 100, b"\x00" * 8192], ids=["text", "zeros"])
+def test_store_file_that_is_no_database_is_refused_and_left_as_it_was(path: Path, clock: Clock, data: bytes) -> None:
+    path.write_bytes(data)
+    before = contents(path)
+    with pytest.raises(ConfigurationError, match="^cannot open the database: file is not a database$"):
+        Store(path, clock)
+    assert contents(path) == before
+
+
+def test_store_file_that_is_damaged_is_refused(path: Path, clock: Clock) -> None:
+    Store(path, clock).close()
+    data = path.read_bytes()
+    path.write_bytes(data[:100] + b"\xff" * (len(data) - 100))
+    with pytest.raises(ConfigurationError, match="^cannot open the database: "):
+        Store(path, clock)
+
+
+def test_store_in_a_folder_that_is_not_there_is_refused(tmp_path: Path, clock: Clock) -> None:
+    with pytest.raises(ConfigurationError, match="^cannot open the database: unable to open database file$"):
+        Store(tmp_path / "nowhere" / "corral.db", clock)
+
+
+def test_store_opened_again_has_what_was_recorded(path: Path, clock: Clock) -> None:
+    with closing(Store(path, clock)) as store:
+        before = store.get(submit(store))
+    with closing(Store(path, clock)) as store:
+        assert store.get(before.execution_id) == before
