@@ -234,7 +234,9 @@ def apply(store: Store, execution_id: str, event: Event) -> None:
 
 def contents(sql: sqlite3.Connection) -> list[tuple[Any, ...]]:
     """Return every row of every table."""
-    return [tuple(row) for table in ("executions", "attempts", "events") for row in sql.execute(f"SELECT * FROM {table}")]
+    return [
+        tuple(row) for table in ("executions", "attempts", "events") for row in sql.execute(f"SELECT * FROM {table}")
+    ]
 
 
 @pytest.mark.parametrize(("status", "event"), [pair for pair in TRANSITIONS if pair not in NOT_OFFERED])
@@ -259,4 +261,3 @@ def test_store_impossible_event_changes_nothing(
     else:
         apply(store, execution_id, event)
     assert contents(sql) == before
-
