@@ -77,9 +77,9 @@ class Transaction:
         self._execute("insert_attempt", id=claim.execution_id, agent_digest=agent_digest, **as_record(origin))
 
     def progress(self, execution_id: str, attempt: int, data: str) -> None:
-        """Keep what the agent last said of its progress, and log it. data: JSON text."""
-        self._execute("set_progress", id=execution_id, attempt=attempt, data=data)
-        self._log(execution_id, "progress", data)
+        """Keep what the agent last said of its progress, and log it; only of the live attempt. data: JSON text."""
+        if self._execute("set_progress", id=execution_id, attempt=attempt, data=data).rowcount:
+            self._log(execution_id, "progress", data)
 
     def end(self, execution_id: str, attempt: int, origin: Origin, outcome: Outcome) -> Status:
         """Record the one end of an attempt and of its execution.

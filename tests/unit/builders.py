@@ -1,8 +1,18 @@
 """Records for tests: what a test does not care about is filled in."""
 
+import sqlite3
 from typing import Any
 
-from supervisor.models import Claim, Isolation, Origin, Outcome, Submission, Termination, Usage, new_execution_id
+from supervisor.models import (
+    Claim,
+    Isolation,
+    Origin,
+    Outcome,
+    Submission,
+    Termination,
+    Usage,
+    new_execution_id,
+)
 from supervisor.states import Cause
 from supervisor.store import Store
 
@@ -14,7 +24,12 @@ ISOLATION = Isolation("trusted", ("session",), ())
 def an_outcome(code: Cause = Cause.EXITED_OK, **fields: Any) -> Outcome:
     """Return how an attempt ended; with a result if it completed, else with an error log."""
     content = {"result": "{}"} if code is Cause.EXITED_OK else {"error_log": "It failed."}
-    return Outcome(Termination(code, "It failed.", "agent", AT), Usage(0.5), ISOLATION, **{**content, **fields})
+    return Outcome(
+        Termination(code, "It failed.", "agent", AT),
+        Usage(0.5),
+        ISOLATION,
+        **{**content, **fields},
+    )
 
 
 def submit(store: Store, agent_id: str = "agent", priority: int = 50, payload: str = "{}") -> str:
@@ -60,3 +75,18 @@ def ended(store: Store, code: Cause) -> str:
     execution_id = cancel_requested(store) if code is Cause.CANCELED else run(store)
     end(store, execution_id, code)
     return execution_id
+
+
+def refuse_writes(sql: sqlite3.Connection) -> None:
+    """Make the database fail whenever something is going to be recorded, until accept_writes()."""
+    sql.execute("CREATE TRIGGER refuse BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no room'); END")
+
+
+def accept_writes(sql: sqlite3.Connection) -> None:
+    sql.execute("DROP TRIGGER refuse")
+
+
+def contents(sql: sqlite3.Connection) -> list[tuple[Any, ...]]:
+    """Return every row of every table."""
+    tables = ("executions", "attempts", "events")
+    return [tuple(row) for table in tables for row in sql.execute(f"SELECT * FROM {table}")]

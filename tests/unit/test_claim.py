@@ -16,7 +16,7 @@ from supervisor import database
 from supervisor.states import Status
 from supervisor.store import Store
 from tests.helpers.clock import FakeClock
-from tests.unit.builders import claim, end, run, submit
+from tests.unit.builders import claim, end, submit
 
 QUERIES = database.load_queries()
 AGENTS = ("a", "b", "c")
@@ -42,13 +42,23 @@ def test_claim_gives_what_is_needed_to_launch(store: Store, clock: FakeClock) ->
     clock.advance(60)
     claimed = claim(store)
     assert claimed is not None
-    assert (claimed.execution_id, claimed.attempt, claimed.agent_id) == (execution_id, 1, "a")
+    assert (claimed.execution_id, claimed.attempt, claimed.agent_id) == (
+        execution_id,
+        1,
+        "a",
+    )
     assert claimed.payload == '{"question":"?"}'
     execution = store.get(execution_id)
-    assert (execution.status, execution.attempt, execution.started_at) == (Status.RUNNING, 1, clock.now())
+    assert (execution.status, execution.attempt, execution.started_at) == (
+        Status.RUNNING,
+        1,
+        clock.now(),
+    )
 
 
-def test_claim_higher_priority_goes_first_whatever_its_agent_and_age(store: Store) -> None:
+def test_claim_higher_priority_goes_first_whatever_its_agent_and_age(
+    store: Store,
+) -> None:
     low, middle, high = (submit(store, agent, priority) for agent, priority in (("b", 0), ("c", 50), ("a", 100)))
     assert claim_all(store) == [high, middle, low]
 
@@ -66,7 +76,11 @@ def test_claim_skips_full_agents_and_leaves_them_waiting(store: Store) -> None:
 
 
 def test_claim_takes_only_what_waits(store: Store) -> None:
-    canceled, running, waiting = submit(store, priority=100), submit(store, priority=90), submit(store)
+    canceled, running, waiting = (
+        submit(store, priority=100),
+        submit(store, priority=90),
+        submit(store),
+    )
     store.cancel(canceled)
     assert claim_all(store) == [running, waiting]
     end(store, running)
@@ -74,7 +88,10 @@ def test_claim_takes_only_what_waits(store: Store) -> None:
 
 
 @given(
-    submissions=st.lists(st.tuples(st.sampled_from(AGENTS), st.integers(0, 100) | st.just(50)), max_size=12),
+    submissions=st.lists(
+        st.tuples(st.sampled_from(AGENTS), st.integers(0, 100) | st.just(50)),
+        max_size=12,
+    ),
     full_agents=st.sets(st.sampled_from(AGENTS)),
 )
 def test_claim_order_is_priority_then_age_among_agents_that_are_not_full(
@@ -116,7 +133,9 @@ def test_query_reads_no_table_from_end_to_end(sql: sqlite3.Connection, name: str
     assert scans == []
 
 
-def test_claim_is_one_statement_that_searches_the_queue_in_its_order(sql: sqlite3.Connection) -> None:
+def test_claim_is_one_statement_that_searches_the_queue_in_its_order(
+    sql: sqlite3.Connection,
+) -> None:
     assert QUERIES["claim"].count(";") == 1
     steps = plan(sql, QUERIES["claim"])
     queue = [step for step in steps if "executions_waiting" in step]
@@ -127,7 +146,12 @@ def test_claim_is_one_statement_that_searches_the_queue_in_its_order(sql: sqlite
     assert steps[-1] == "USE TEMP B-TREE FOR ORDER BY"
 
 
-FAST = {"journal_mode": "OFF", "synchronous": "OFF", "ignore_check_constraints": "ON", "cache_size": -400_000}
+FAST = {
+    "journal_mode": "OFF",
+    "synchronous": "OFF",
+    "ignore_check_constraints": "ON",
+    "cache_size": -400_000,
+}
 
 
 def fill(path: Path, agents: int, rows: int) -> None:
@@ -158,7 +182,9 @@ def effort(path: Path, query: str, full_agents: str = "[]") -> int:
     return next(steps)
 
 
-def test_claim_and_cancel_cost_the_same_with_a_thousand_and_a_million_waiting(tmp_path: Path) -> None:
+def test_claim_and_cancel_cost_the_same_with_a_thousand_and_a_million_waiting(
+    tmp_path: Path,
+) -> None:
     efforts = defaultdict(list)
     for rows in (1_000, 1_000_000):
         path = tmp_path / f"{rows}.db"

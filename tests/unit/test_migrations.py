@@ -80,22 +80,31 @@ def test_database_second_opening_applies_nothing_again(path: Path, steps: Path) 
 def test_database_of_an_older_version_gets_only_what_is_new(path: Path, steps: Path) -> None:
     migrated(path, now=1)
     (steps / "0002_second.sql").write_text("CREATE TABLE second (a); CREATE TABLE third (a);")
-    assert migrated(path, now=2) == [(1, "0001_first.sql", 1), (2, "0002_second.sql", 2)]
+    assert migrated(path, now=2) == [
+        (1, "0001_first.sql", 1),
+        (2, "0002_second.sql", 2),
+    ]
     assert {"second", "third"} <= set(tables(path))
 
 
-@pytest.mark.parametrize("mistake", ["CREATE TABLE first (a);", "no SQL at all;", "INSERT INTO nowhere VALUES (1);"])
+@pytest.mark.parametrize(
+    "mistake",
+    ["CREATE TABLE first (a);", "no SQL at all;", "INSERT INTO nowhere VALUES (1);"],
+)
 def test_database_step_that_fails_leaves_neither_its_tables_nor_its_record(
     path: Path, steps: Path, mistake: str
 ) -> None:
     migrated(path, now=1)
     step = steps / "0002_second.sql"
     step.write_text(f"CREATE TABLE second (a); {mistake}")
-    with pytest.raises(ConfigurationError, match="^cannot open the database: "):
+    with pytest.raises(ConfigurationError, match=r"^cannot open the database: "):
         migrated(path, now=2)
     assert "second" not in tables(path)
     step.write_text("CREATE TABLE second (a);")
-    assert migrated(path, now=3) == [(1, "0001_first.sql", 1), (2, "0002_second.sql", 3)]
+    assert migrated(path, now=3) == [
+        (1, "0001_first.sql", 1),
+        (2, "0002_second.sql", 3),
+    ]
 
 
 def test_database_step_whose_record_cannot_be_written_is_not_applied(path: Path, steps: Path) -> None:
@@ -125,7 +134,7 @@ def test_store_file_of_a_newer_version_is_refused_and_left_as_it_was(path: Path,
 def test_store_file_that_is_no_database_is_refused_and_left_as_it_was(path: Path, clock: Clock, data: bytes) -> None:
     path.write_bytes(data)
     before = contents(path)
-    with pytest.raises(ConfigurationError, match="^cannot open the database: file is not a database$"):
+    with pytest.raises(ConfigurationError, match=r"^cannot open the database: file is not a database$"):
         Store(path, clock)
     assert contents(path) == before
 
@@ -134,12 +143,15 @@ def test_store_file_that_is_damaged_is_refused(path: Path, clock: Clock) -> None
     Store(path, clock).close()
     data = path.read_bytes()
     path.write_bytes(data[:100] + b"\xff" * (len(data) - 100))
-    with pytest.raises(ConfigurationError, match="^cannot open the database: "):
+    with pytest.raises(ConfigurationError, match=r"^cannot open the database: "):
         Store(path, clock)
 
 
 def test_store_in_a_folder_that_is_not_there_is_refused(tmp_path: Path, clock: Clock) -> None:
-    with pytest.raises(ConfigurationError, match="^cannot open the database: unable to open database file$"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"^cannot open the database: unable to open database file$",
+    ):
         Store(tmp_path / "nowhere" / "corral.db", clock)
 
 

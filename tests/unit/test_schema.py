@@ -8,7 +8,15 @@ import pytest
 from supervisor.errors import CorralError
 from supervisor.states import TRANSITIONS, Cause, Event, Status
 from supervisor.store import Store
-from tests.unit.builders import cancel_requested, claim, end, ended, run, submit
+from tests.unit.builders import (
+    cancel_requested,
+    claim,
+    contents,
+    end,
+    ended,
+    run,
+    submit,
+)
 
 Row = dict[str, Any]
 
@@ -42,7 +50,10 @@ EVENT: Row = {"execution_seq": 1, "attempt": 1, "kind": "status", "data": "{}", 
 
 def insert(sql: sqlite3.Connection, table: str, row: Row) -> None:
     columns = ", ".join(row)
-    sql.execute(f"INSERT INTO {table} ({columns}) VALUES ({', '.join('?' * len(row))})", tuple(row.values()))
+    sql.execute(
+        f"INSERT INTO {table} ({columns}) VALUES ({', '.join('?' * len(row))})",
+        tuple(row.values()),
+    )
 
 
 GOOD_EXECUTIONS = {
@@ -131,7 +142,10 @@ def test_execution_sound_row_is_taken(sql: sqlite3.Connection, row: Row) -> None
 
 @pytest.mark.parametrize("row", BAD_EXECUTIONS.values(), ids=BAD_EXECUTIONS)
 def test_execution_unsound_row_is_refused(sql: sqlite3.Connection, row: Row) -> None:
-    with pytest.raises(sqlite3.DatabaseError, match="CHECK constraint|NOT NULL|cannot store|malformed JSON"):
+    with pytest.raises(
+        sqlite3.DatabaseError,
+        match=r"CHECK constraint|NOT NULL|cannot store|malformed JSON",
+    ):
         insert(sql, "executions", row)
 
 
@@ -148,7 +162,7 @@ def test_execution_same_id_twice_is_refused(sql: sqlite3.Connection) -> None:
 )
 def test_attempt_and_event_unsound_row_is_refused(sql: sqlite3.Connection, table: str, row: Row) -> None:
     insert(sql, "executions", RUNNING)
-    with pytest.raises(sqlite3.DatabaseError, match="CHECK|NOT NULL|FOREIGN KEY|malformed JSON"):
+    with pytest.raises(sqlite3.DatabaseError, match=r"CHECK|NOT NULL|FOREIGN KEY|malformed JSON"):
         insert(sql, table, row)
     insert(sql, table, {"attempts": ENDED_ATTEMPT, "events": EVENT}[table])
 
@@ -167,7 +181,7 @@ def test_attempt_and_event_unsound_row_is_refused(sql: sqlite3.Connection, table
 )
 def test_execution_that_has_ended_cannot_be_changed(sql: sqlite3.Connection, row: Row, change: str) -> None:
     insert(sql, "executions", row)
-    with pytest.raises(sqlite3.IntegrityError, match="^cannot change execution: it has ended$"):
+    with pytest.raises(sqlite3.IntegrityError, match=r"^cannot change execution: it has ended$"):
         sql.execute(f"UPDATE executions SET {change}")
 
 
@@ -175,15 +189,19 @@ def test_attempt_that_has_ended_cannot_be_changed(sql: sqlite3.Connection) -> No
     insert(sql, "executions", RUNNING)
     insert(sql, "attempts", ATTEMPT)
     sql.execute("""UPDATE attempts SET ended_at = 2, termination = '{}'""")
-    for change in ("ended_at = 3", "usage = '{}'", "ended_at = NULL, termination = NULL"):
-        with pytest.raises(sqlite3.IntegrityError, match="^cannot change attempt: it has ended$"):
+    for change in (
+        "ended_at = 3",
+        "usage = '{}'",
+        "ended_at = NULL, termination = NULL",
+    ):
+        with pytest.raises(sqlite3.IntegrityError, match=r"^cannot change attempt: it has ended$"):
             sql.execute(f"UPDATE attempts SET {change}")
 
 
 def test_event_cannot_be_changed(sql: sqlite3.Connection) -> None:
     insert(sql, "executions", WAITING)
     insert(sql, "events", EVENT)
-    with pytest.raises(sqlite3.IntegrityError, match="^cannot change event: events are append-only$"):
+    with pytest.raises(sqlite3.IntegrityError, match=r"^cannot change event: events are append-only$"):
         sql.execute("UPDATE events SET at = 2")
 
 
@@ -204,7 +222,11 @@ def test_execution_deleted_takes_its_attempts_and_events_along_and_its_number_st
 # A waiting execution fails only when it expires, and nothing expires yet.
 NOT_OFFERED = {(Status.PENDING, Event.FAIL)}
 PAIRS = [(status, event) for status in Status for event in Event]
-CAUSES = {Event.COMPLETE: Cause.EXITED_OK, Event.FAIL: Cause.EXIT_NONZERO, Event.LOSE: Cause.LOST}
+CAUSES = {
+    Event.COMPLETE: Cause.EXITED_OK,
+    Event.FAIL: Cause.EXIT_NONZERO,
+    Event.LOSE: Cause.LOST,
+}
 
 
 def bring_to(store: Store, status: Status) -> str:
@@ -232,13 +254,6 @@ def apply(store: Store, execution_id: str, event: Event) -> None:
         end(store, execution_id, CAUSES[event])
 
 
-def contents(sql: sqlite3.Connection) -> list[tuple[Any, ...]]:
-    """Return every row of every table."""
-    return [
-        tuple(row) for table in ("executions", "attempts", "events") for row in sql.execute(f"SELECT * FROM {table}")
-    ]
-
-
 @pytest.mark.parametrize(("status", "event"), [pair for pair in TRANSITIONS if pair not in NOT_OFFERED])
 def test_store_possible_event_gives_the_following_status(store: Store, status: Status, event: Event) -> None:
     execution_id = bring_to(store, status)
@@ -248,7 +263,8 @@ def test_store_possible_event_gives_the_following_status(store: Store, status: S
 
 
 @pytest.mark.parametrize(
-    ("status", "event"), [pair for pair in PAIRS if pair not in TRANSITIONS or pair in NOT_OFFERED]
+    ("status", "event"),
+    [pair for pair in PAIRS if pair not in TRANSITIONS or pair in NOT_OFFERED],
 )
 def test_store_impossible_event_changes_nothing(
     store: Store, sql: sqlite3.Connection, status: Status, event: Event
