@@ -20,13 +20,16 @@ from tests.unit.builders import submit
 
 
 class Log:
-    """A transaction in which a write appends; what was committed is kept, in groups."""
+    """Transactions in which a write appends; what was committed is kept, in groups.
+
+    failures: what becomes of the next commits, None for well.
+    """
 
     def __init__(self) -> None:
         self.committed: list[list[object]] = []
         self.gate = threading.Event()
         self.gate.set()
-        self.failure: BaseException | None = None
+        self.failures: list[BaseException | None] = []
         self.group = GroupCommit(self._begin)
 
     def write(self, value: object, error: BaseException | None = None) -> Callable[[list[object]], object]:
@@ -44,15 +47,16 @@ class Log:
     def _begin(self) -> Iterator[list[object]]:
         group: list[object] = []
         assert self.gate.wait(30)
+        failure = self.failures.pop(0) if self.failures else None
         yield group
-        if self.failure:
-            raise self.failure
+        if failure:
+            raise failure
         self.committed.append(group)
 
 
 @contextmanager
 def one_group(log: Log, *writes: Callable[[list[object]], object]) -> Iterator[list["Future[object]"]]:
-    """Bring the writes into one group, and yield what becomes of each: they wait for a transaction that is under way."""
+    """Bring the writes into one group, which waits for a commit that is under way; yield what becomes of each."""
     log.gate.clear()
     with ThreadPoolExecutor(len(writes) + 1) as pool:
         under_way = pool.submit(log.group.run, log.write("under way"))
@@ -107,12 +111,11 @@ def test_commit_that_fails_is_told_to_everyone_of_its_group_and_nothing_is_recor
 ) -> None:
     log = Log()
     refusal = CorralError("no")
+    log.failures = [None, failure]
     with one_group(log, log.write(1), log.write(2, refusal), log.write(3)) as results:
-        log.failure = failure
         errors = [result.exception(30) for result in results]
     assert errors == [failure, refusal, failure]
     assert len(log.committed) == 1
-    log.failure = None
     assert log.group.run(log.write("next")) == "next"
 
 
