@@ -25,25 +25,37 @@ class ProgressGate:
 
     def offer(self, text: str) -> None:
         """Pass a value on, or hold it until its time has come or a later one takes its place."""
-        now = self._clock.monotonic()
-        self._tokens = min(_BURST, self._tokens + (now - self._filled_at) / _REFILL_SECONDS)
-        self._filled_at = now
-        if self._tokens >= 1:
-            self._tokens -= 1
+        if self._take_token():
+            self._let_go()
             self._tell(text)
-            self._held = None
             return
         if self._held is None:
-            self._timer = self._reactor.call_at(now + _REFILL_SECONDS, self._release)
+            self._timer = self._reactor.call_at(self._filled_at + _REFILL_SECONDS, self._on_time)
         self._held = text
 
     def end(self) -> None:
         """Pass on what is held: the run is over."""
+        held = self._let_go()
+        if held is not None:
+            self._tell(held)
+
+    def _on_time(self) -> None:
+        self._take_token()
+        self.end()
+
+    def _take_token(self) -> bool:
+        now = self._clock.monotonic()
+        self._tokens = min(_BURST, self._tokens + (now - self._filled_at) / _REFILL_SECONDS)
+        self._filled_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+    def _let_go(self) -> str | None:
+        """Hold nothing any more; return what was held."""
         if self._timer:
             self._timer.cancel()
-        self._release()
-
-    def _release(self) -> None:
-        if self._held is not None:
-            held, self._held = self._held, None
-            self._tell(held)
+            self._timer = None
+        held, self._held = self._held, None
+        return held
