@@ -17,7 +17,7 @@ def open_current(path: Path, now: int) -> sqlite3.Connection:
     """Open the file, creating it or bringing its schema up to date.
 
     Raises:
-        ConfigurationError: it cannot be opened, is no database, or was written by a newer version; it is left as it was.
+        ConfigurationError: it cannot be opened, is no database, or is a newer version's; it is left as it was.
     """
     try:
         connection = connect(path)
