@@ -34,8 +34,9 @@ Key = tuple[str, int]
 
 @dataclass
 class Plan:
-    """What one step does once it is recorded."""
+    """What one step does once it is recorded. claims: how many were made, whether something is launched or not."""
 
+    claims: int = 0
     launches: list[tuple[Claim, Agent]] = field(default_factory=list)
     stops: list[Key] = field(default_factory=list)
     ended: list[Key] = field(default_factory=list)
@@ -116,7 +117,7 @@ class Loop:
                 self._record(message, transaction, slots, plan)
             plan.stops = [key for key in transaction.cancel_requested() if key not in self._stops_begun]
             self._claim(transaction, slots, plan)
-        self._look_again = len(plan.launches) == _CLAIMS_PER_STEP
+        self._look_again = plan.claims == _CLAIMS_PER_STEP
         self._unrecorded.clear()
         self._slots = slots
         return plan
@@ -131,10 +132,11 @@ class Loop:
             plan.ended.append(key)
 
     def _claim(self, transaction: Transaction, slots: Slots, plan: Plan) -> None:
-        while self._may_launch(slots) and len(plan.launches) < _CLAIMS_PER_STEP:
+        while self._may_launch(slots) and plan.claims < _CLAIMS_PER_STEP:
             claim = transaction.claim(slots.full_agents())
             if claim is None:
                 return
+            plan.claims += 1
             agent = self._begin(claim, transaction)
             if agent:
                 slots.take((claim.execution_id, claim.attempt), agent.id, agent.manifest.concurrency)
