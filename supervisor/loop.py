@@ -69,6 +69,7 @@ class Loop:
         self._unrecorded: list[Message] = []
         self._stops_begun: set[Key] = set()
         self._look_again = True
+        self._is_put_off = False
         self._machine_was_ready = False
         self._draining = False
 
@@ -80,7 +81,7 @@ class Loop:
     def step(self, seconds: float | None = None) -> None:
         """Wait for something to happen, at most so long, and deal with all that has happened."""
         self._gather(seconds)
-        if not (self._unrecorded or self._look_again):
+        if self._is_put_off or not (self._unrecorded or self._look_again):
             return
         try:
             plan = self._commit()
@@ -99,7 +100,7 @@ class Loop:
         self._machine.stop_all(STOPPED, longest_grace_seconds)
 
     def _gather(self, seconds: float | None) -> None:
-        self._reactor.wait(0 if self._look_again else seconds)
+        self._reactor.wait(0 if self._look_again and not self._is_put_off else seconds)
         if self._machine.ready != self._machine_was_ready:
             self._machine_was_ready = self._machine.ready
             self._look_again = True
@@ -171,7 +172,11 @@ class Loop:
             self._machine.stop(*key, CANCELED)
 
     def _put_off(self, error: StoreError) -> None:
-        """Keep what is not recorded; nothing was acted on. The runs themselves go on."""
+        """Keep what is not recorded, and try no write for a while; nothing was acted on. The runs themselves go on."""
         _log.error("write failed", error=str(error), waiting=len(self._unrecorded))
-        self._look_again = False
-        self._reactor.call_at(self._clock.monotonic() + _RETRY_SECONDS, self.look)
+        self._is_put_off = True
+        self._reactor.call_at(self._clock.monotonic() + _RETRY_SECONDS, self._try_again)
+
+    def _try_again(self) -> None:
+        self._is_put_off = False
+        self._look_again = True
