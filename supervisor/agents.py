@@ -56,8 +56,8 @@ class Manifest(BaseModel):
     python: Annotated[Text, StringConstraints(min_length=1)] | None = None
     priority: Annotated[int, Field(ge=0, le=100)] = 50
     concurrency: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    timeout_seconds: Annotated[float, Field(gt=0, le=31_536_000, strict=False)] = 300
-    grace_seconds: Annotated[float, Field(ge=0, le=3600, strict=False)] = 5
+    timeout_seconds: Annotated[float, Field(gt=0, le=31_536_000)] = 300
+    grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 5
     limits: Limits = Limits()
     env: dict[EnvironmentName, Text] = {}
 
