@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import tomllib
 import uuid
 from collections.abc import Iterator
@@ -20,6 +21,12 @@ _ID_NAMESPACE = uuid.UUID("5a2f7f0e-3c1d-5b8e-9a54-6c0f2f8b1d77")
 
 # What says how to start an agent goes to the launcher in one message, which runner.protocol limits to twice as much.
 _START_BYTES = 64 << 10
+
+# A manifest is for people to read; what is larger is none.
+_MANIFEST_BYTES = 1 << 20
+
+# The stamp of a manifest that is there and cannot be looked at.
+_UNREADABLE = (-1, -1, -1)
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -158,13 +165,13 @@ class AgentRegistry:
 def read_agent(folder: Path) -> Agent:
     """Return the agent of one folder. Raises AgentBroken: in words for its author."""
     try:
-        data = tomllib.loads((folder / MANIFEST).read_text("utf-8"))
+        data = tomllib.loads(_manifest_text(folder / MANIFEST))
         name = data.setdefault("name", folder.name)
         data.setdefault("id", _id_of(str(name)))
         return Agent(folder, Manifest.model_validate(data))
     except ValidationError as error:
         raise AgentBroken("; ".join(_problems(error))) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AgentBroken(f"cannot read {MANIFEST}: {error}") from error
 
 
@@ -177,9 +184,20 @@ def _presumed_keys(folder: Path) -> tuple[str, ...]:
     return folder.name, _id_of(folder.name)
 
 
+def _manifest_text(path: Path) -> str:
+    """Return what is in a manifest. Whatever an agent has put in its place, this neither waits nor reads on and on."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is no file")
+        data = file.read(_MANIFEST_BYTES + 1)
+    if len(data) > _MANIFEST_BYTES:
+        raise ValueError(f"it is larger than {_MANIFEST_BYTES} bytes")
+    return data.decode()
+
+
 def _read_all(root: Path) -> Iterator[Entry]:
     try:
-        folders = sorted(path for path in root.iterdir() if (path / MANIFEST).exists())
+        folders = sorted(root.iterdir())
     except OSError:
         return
     for folder in folders:
@@ -193,14 +211,18 @@ def _read_all(root: Path) -> Iterator[Entry]:
 
 
 def _stamp(folder: Path) -> tuple[int, int, int] | None:
+    """Return what the manifest's file looks like, None if there is none."""
     try:
         status = os.stat(f"{folder}/{MANIFEST}")  # for every submit and launch: a Path would take four times as long
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError:
+        return _UNREADABLE
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _problems(error: ValidationError) -> Iterator[str]:
     for item in error.errors():
         place = ".".join(map(str, item["loc"]))
-        yield f"{place}: {item['msg']}" if place else item["msg"].removeprefix("Value error, ")
+        what = item["msg"].removeprefix("Value error, ")
+        yield f"{place}: {what}" if place else what
