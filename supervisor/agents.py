@@ -133,7 +133,7 @@ class AgentRegistry:
             AgentUnknown: there is none. AgentBroken: its manifest cannot be used.
         """
         entry = self._by_key.get(id_or_name)
-        if entry is None or _stamp(entry.folder) != entry.stamp:
+        if entry is None or entry.agent is None or _stamp(entry.folder) != entry.stamp:
             self._scan()
             entry = self._by_key.get(id_or_name)
         if entry is None:
@@ -150,14 +150,17 @@ class AgentRegistry:
         entries: list[Entry] = []
         by_key: dict[str, Entry] = {}
         for entry in _read_all(self._root):
-            keys = (entry.agent.name, entry.agent.id) if entry.agent else _presumed_keys(entry.folder)
+            keys = (entry.agent.name, entry.agent.id) if entry.agent else ()
             taken = next((by_key[key] for key in keys if key in by_key), None)
             if taken:
                 error = f"its name or id is also that of {taken.folder.name!r}"
                 entry = Entry(entry.folder, entry.stamp, None, error)
-                keys = tuple(key for key in _presumed_keys(entry.folder) if key not in by_key)
+            else:
+                by_key.update(dict.fromkeys(keys, entry))
             entries.append(entry)
-            by_key.update(dict.fromkeys(keys, entry))
+        for entry in entries:
+            if entry.agent is None:
+                by_key |= dict.fromkeys(_presumed_keys(entry.folder), entry) | by_key
         self._by_key = by_key
         return entries
 
