@@ -32,21 +32,26 @@ class AgentDigests:
         known = self._known.get(folder)
         if known and now - known[0] < _TRUST_SECONDS:
             return known[2]
-        signature = tuple(_signature(folder, folder))
+        signature = tuple(_signature(folder))
         value = known[2] if known and known[1] == signature else _digest(folder, signature)
         self._known[folder] = (now, signature, value)
         return value
 
 
-def _signature(root: Path, folder: Path) -> Iterator[tuple[str, int, int, int]]:
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name in _LEFT_OUT:
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _signature(root, Path(entry.path))
-            continue
-        status = entry.stat(follow_symlinks=False)
-        yield os.path.relpath(entry.path, root), status.st_mode, status.st_size, status.st_mtime_ns
+def _signature(root: Path) -> Iterator[tuple[str, int, int, int]]:
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        with os.scandir(root / folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                name = f"{folder}{entry.name}"
+                if entry.name in _LEFT_OUT:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{name}/")
+                    continue
+                status = entry.stat(follow_symlinks=False)
+                yield name, status.st_mode, status.st_size, status.st_mtime_ns
 
 
 def _digest(root: Path, signature: _Signature) -> str:
