@@ -50,7 +50,7 @@ class Nudger:
 
     def nudge(self) -> None:
         """Wake the supervisor. If it is not there, it looks when it starts; if the socket is full, it is awake."""
-        with contextlib.suppress(BlockingIOError, ConnectionError):
+        with contextlib.suppress(OSError):
             self._socket.send(b"n")
 
     def close(self) -> None:
