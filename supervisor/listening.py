@@ -1,5 +1,6 @@
 """The listening socket: opened by the supervisor, so that requests wait in its backlog while the API is restarted."""
 
+import contextlib
 import ipaddress
 import socket
 
@@ -23,10 +24,12 @@ def listen(host: str, port: int) -> socket.socket:
         )
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
+        with contextlib.ExitStack() as stack:
+            listener = stack.enter_context(socket.socket(family, kind, protocol))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+            stack.pop_all()
     except OSError as error:
         raise ConfigurationError(f"cannot listen on {host} port {port}: {error.strerror}") from error
     return listener
