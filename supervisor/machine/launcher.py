@@ -93,7 +93,7 @@ class Launcher:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             connection.connect(address)
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", _FORKSERVER, str(listener.fileno()), str(self._work)],
+                [sys.executable, "-I", "-S", _FORKSERVER, str(listener.fileno()), str(self._work.absolute())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(listener.fileno(), self._lock),
                 start_new_session=True,
