@@ -77,9 +77,9 @@ def ended(store: Store, code: Cause) -> str:
     return execution_id
 
 
-def refuse_writes(sql: sqlite3.Connection) -> None:
-    """Make the database fail whenever something is going to be recorded, until accept_writes()."""
-    sql.execute("CREATE TRIGGER refuse BEFORE INSERT ON events BEGIN SELECT RAISE(ABORT, 'no room'); END")
+def refuse_writes(sql: sqlite3.Connection, when: str = "true") -> None:
+    """Make the database fail whenever something is going to be recorded, until accept_writes(). when: SQL."""
+    sql.execute(f"CREATE TRIGGER refuse BEFORE INSERT ON events WHEN {when} BEGIN SELECT RAISE(ABORT, 'no room'); END")
 
 
 def accept_writes(sql: sqlite3.Connection) -> None:

@@ -224,7 +224,9 @@ def test_step_fails_a_bounded_number_of_an_agent_that_is_gone_and_goes_on_in_the
 def test_step_end_is_in_the_database_before_the_launcher_is_told_to_release(setup: Setup) -> None:
     execution_id = setup.start()
     setup.finish(execution_id)
-    setup.step()
+    for _ in range(3):
+        setup.step()
+        setup.loop.look()
     assert setup.machine.orders == [("release", execution_id, Status.COMPLETED)]
 
 
@@ -350,12 +352,17 @@ def test_step_that_cannot_commit_acts_on_nothing_and_tries_again_after_a_second(
     ]
 
 
-def test_step_that_cannot_commit_keeps_its_slots(setup: Setup, broken: sqlite3.Connection) -> None:
+@pytest.mark.parametrize("recorded_before_it_fails", [0, 1, MAX_RUNNING - 1])
+def test_step_that_cannot_commit_keeps_its_slots(
+    setup: Setup, broken: sqlite3.Connection, recorded_before_it_fails: int
+) -> None:
+    setup.write_agent("a", f"concurrency = {MAX_RUNNING}")
     waiting = [setup.submit() for _ in range(MAX_RUNNING + 1)]
-    refuse_writes(broken)
+    refuse_writes(broken, when=f"(SELECT count(*) FROM attempts) >= {recorded_before_it_fails}")
     for _ in range(3):
         setup.step()
         setup.clock.advance(1.1)
+    assert setup.machine.orders == []
     accept_writes(broken)
     setup.step()
     assert setup.machine.take_orders("start") == waiting[:MAX_RUNNING]

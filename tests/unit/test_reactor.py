@@ -251,6 +251,17 @@ def test_deadlines_any_of_them_are_called_in_order_of_time_and_none_that_was_can
     assert called == sorted(expected)
 
 
+def test_deadlines_many_of_which_most_are_canceled_are_all_kept_in_order(reactor: Reactor, clock: FakeClock) -> None:
+    called: list[int] = []
+    for due in reversed(range(2000)):
+        timer = reactor.call_at(clock.monotonic() + due, lambda due=due: called.append(due))
+        if due % 10:
+            timer.cancel()
+    clock.advance(2000)
+    reactor.wait(0)
+    assert called == list(range(0, 2000, 10))
+
+
 def test_wait_takes_no_longer_than_asked(reactor: Reactor, clock: FakeClock, pipes: Make) -> None:
     reactor.call_at(clock.monotonic() + 3600, lambda: pytest.fail("too early"))
     reactor.watch(pipes(full=False), lambda: pytest.fail("nothing is there"))

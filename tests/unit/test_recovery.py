@@ -40,6 +40,8 @@ def test_settle_lost_whoever_ran_it_ends(store: Store, clock: FakeClock) -> None
             assert claimed
             transaction.start_attempt(claimed, Origin("local", "other boot", epoch), None)
     assert settle_lost(store, clock) == 2
+    with store.transaction() as transaction:
+        assert transaction.live_attempts() == []
 
 
 def test_settle_lost_leaves_the_waiting_and_the_ended_as_they_are(store: Store, clock: FakeClock) -> None:
