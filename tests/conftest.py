@@ -8,12 +8,17 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.helpers.named_pipes import Gate, Lifeline
 from tests.helpers.processes import descendants, descriptors, is_spare
 from tests.helpers.server import RunningServer
 from tests.helpers.wait import wait_until
+
+# How long one example takes says more about what else the machine does than about the code.
+hypothesis.settings.register_profile("corral", deadline=None)
+hypothesis.settings.load_profile("corral")
 
 
 @pytest.fixture(scope="session", autouse=True)
