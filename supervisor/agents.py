@@ -160,7 +160,8 @@ class AgentRegistry:
             entries.append(entry)
         for entry in entries:
             if entry.agent is None:
-                by_key |= dict.fromkeys(_presumed_keys(entry.folder), entry) | by_key
+                for key in _presumed_keys(entry.folder):
+                    by_key.setdefault(key, entry)
         self._by_key = by_key
         return entries
 

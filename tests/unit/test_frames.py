@@ -296,7 +296,7 @@ def test_any_bytes_raise_nothing_are_kept_within_bounds_and_can_be_stored(chunks
     channel.finish()
     assert channel.result is None or channel.fault is None
     for text in (channel.result, *(channel.error or ()), channel.fault and channel.fault.message):
-        assert text is None or text.encode()
+        assert text is None or isinstance(text.encode(), bytes)
     if channel.result is not None:
         assert isinstance(json.loads(channel.result), dict)
         assert len(channel.result.encode()) <= LIMIT

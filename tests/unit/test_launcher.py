@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from runner import workdir
 from supervisor.machine.launcher import Launcher
 from supervisor.machine.lock import FileLock
 from supervisor.machine.reactor import Reactor
@@ -18,7 +19,7 @@ def test_launcher_told_a_relative_folder_clears_that_one_of_what_a_crash_has_lef
 ) -> None:
     monkeypatch.chdir(tmp_path)
     name = f"work of {tmp_path.name}"  # there is none of this name in the launcher's own working directory
-    leftover = tmp_path / name / "leftover"
+    leftover = Path(workdir.new_path(str(tmp_path / name)))
     (leftover / "folder").mkdir(parents=True)
     lock = FileLock(tmp_path / "lock")
     launcher = Launcher(Path(), Path(name), lock.fileno(), print, print, reactor, clock)
