@@ -180,7 +180,8 @@ def read_agent(folder: Path) -> Agent:
 
 
 def _id_of(name: str) -> str:
-    return str(uuid.uuid5(_ID_NAMESPACE, name))
+    # The name of a folder may be no text; it is no agent's name then, and only needs a key.
+    return str(uuid.uuid5(_ID_NAMESPACE, name.encode("utf-8", "replace").decode()))
 
 
 def _presumed_keys(folder: Path) -> tuple[str, ...]:
