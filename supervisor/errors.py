@@ -17,6 +17,10 @@ class AgentBroken(CorralError):
     """The agent's manifest cannot be used as it is."""
 
 
+class SandboxUnavailable(CorralError):
+    """This machine cannot isolate the agent as it has to be."""
+
+
 class StoreError(CorralError):
     """The database refused or could not do the work; nothing of it was recorded."""
 
@@ -25,13 +29,13 @@ class ExecutionUnknown(StoreError):
     """No execution has this id."""
 
 
+class AttemptStale(StoreError):
+    """The attempt is not the live one of its execution, or is another supervisor's."""
+
+
 class InvalidTransition(CorralError):
     """The event is not possible in the execution's status."""
 
 
 class InvalidJson(CorralError):
     """A text is not JSON as Corral accepts it."""
-
-
-class LaunchError(CorralError):
-    """The launcher cannot be started or reached."""

@@ -7,7 +7,14 @@ import structlog
 from supervisor.agent_digest import AgentDigests
 from supervisor.agents import Agent, AgentRegistry
 from supervisor.clock import Clock
-from supervisor.errors import AgentBroken, AgentUnknown, StoreError
+from supervisor.errors import (
+    AgentBroken,
+    AgentUnknown,
+    AttemptStale,
+    ExecutionUnknown,
+    InvalidTransition,
+    StoreError,
+)
 from supervisor.logs import LogBook
 from supervisor.machine import outcome
 from supervisor.machine.machine import Machine, Message
@@ -26,6 +33,9 @@ _CLAIMS_PER_STEP = 32
 
 # After a failed write: the disk may have room again.
 _RETRY_SECONDS = 1.0
+
+# After the grace period of a shutdown, for the database to take the last ends.
+_LAST_WRITES_SECONDS = 5.0
 
 _log = structlog.get_logger()
 
@@ -72,10 +82,11 @@ class Loop:
         self._is_put_off = False
         self._machine_was_ready = False
         self._draining = False
+        self._has_given_up = False
 
     def run(self) -> None:
-        """Step until shut_down() was called and no run is left."""
-        while not (self._draining and self._slots.empty):
+        """Step until shut_down() was called and no run is left, or what is left cannot be recorded."""
+        while not (self._draining and (self._slots.empty or self._has_given_up)):
             self.step()
 
     def step(self, seconds: float | None = None) -> None:
@@ -98,6 +109,11 @@ class Loop:
         """Launch nothing more, and stop every run."""
         self._draining = True
         self._machine.stop_all(STOPPED, longest_grace_seconds)
+        self._reactor.call_at(self._clock.monotonic() + longest_grace_seconds + _LAST_WRITES_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        """Leave it to the next start to record what has not ended or cannot be recorded."""
+        self._has_given_up = True
 
     def _gather(self, seconds: float | None) -> None:
         self._reactor.wait(0 if self._look_again and not self._is_put_off else seconds)
@@ -128,7 +144,11 @@ class Loop:
         if isinstance(message, Progress):
             transaction.progress(*key, message.data)
         elif isinstance(message, Finished):
-            transaction.end(*key, self._origin, message.outcome)
+            try:
+                transaction.end(*key, self._origin, message.outcome)
+            except (ExecutionUnknown, InvalidTransition, AttemptStale) as error:
+                # Somebody else has changed the database: there is nothing to record, now or later.
+                _log.error("end not recorded", execution=key[0], attempt=key[1], error=str(error))
             slots.give_back(key)
             plan.ended.append(key)
 

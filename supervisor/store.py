@@ -9,7 +9,7 @@ from pathlib import Path
 
 from supervisor import database
 from supervisor.clock import Clock
-from supervisor.errors import ExecutionUnknown, StoreError
+from supervisor.errors import AttemptStale, ExecutionUnknown, StoreError
 from supervisor.group_commit import GroupCommit
 from supervisor.models import Claim, Execution, Origin, Outcome, Record, Submission, Termination, as_record
 from supervisor.states import FINAL, Cause, Event, Status, transition
@@ -88,7 +88,7 @@ class Transaction:
             The final status: what it is depends on whether a cancel came before.
         Raises:
             ExecutionUnknown, InvalidTransition: it is not live; nothing is changed.
-            StoreError: the attempt is not the live one of this origin.
+            AttemptStale: the attempt is not the live one of this origin; nothing is changed.
         """
         status, _ = self._status(execution_id)
         following, outcome = verdict(status, outcome)
@@ -104,7 +104,7 @@ class Transaction:
             isolation=_json(outcome.isolation),
         ).rowcount
         if not changed:
-            raise StoreError(f"cannot end execution {execution_id}: attempt {attempt} is not the live one")
+            raise AttemptStale(f"cannot end execution {execution_id}: attempt {attempt} is not the live one")
         if outcome.kill:
             self._log(execution_id, "kill", _json(outcome.kill) or "")
         self._end(execution_id, attempt, status, following, outcome.termination, outcome.result, outcome.error_log)

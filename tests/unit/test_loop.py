@@ -423,3 +423,32 @@ def test_shut_down_after_a_failed_write_still_records_the_end(setup: Setup, brok
     setup.clock.advance(1.1)
     setup.loop.run()
     assert setup.status(running) is Status.COMPLETED
+
+
+def test_shut_down_while_the_database_takes_no_writes_ends_all_the_same(
+    setup: Setup, broken: sqlite3.Connection
+) -> None:
+    running = setup.start()
+    refuse_writes(broken)
+    setup.finish(running)
+    setup.step()
+    setup.loop.shut_down(2.0)
+    setup.clock.advance(10.0)
+    setup.loop.run()
+    accept_writes(broken)
+    assert setup.status(running) is Status.RUNNING
+
+
+def test_step_end_that_can_never_be_recorded_gives_its_slot_back_and_stops_nobody(
+    setup: Setup, sql: sqlite3.Connection
+) -> None:
+    meddled, other = setup.start(), setup.start()
+    sql.execute("UPDATE attempts SET epoch = 'other' WHERE execution_seq = 1")
+    setup.finish(meddled, other)
+    with capture_logs() as logs:
+        setup.step()
+    assert [entry["event"] for entry in logs] == ["end not recorded"]
+    assert (setup.status(meddled), setup.status(other)) == (Status.RUNNING, Status.COMPLETED)
+    assert setup.machine.take_orders("release") == [meddled, other]
+    for _ in range(MAX_RUNNING):
+        setup.start()
