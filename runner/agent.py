@@ -234,8 +234,10 @@ def _describe(error: BaseException) -> dict[str, str]:
 
 
 def _summary(error: BaseException) -> str:
-    line = traceback.format_exception_only(type(error), error)[-1]
-    return _encodable(line.strip()[:_MESSAGE_LIMIT])
+    """Return what names the error: not the place of a SyntaxError, which is before it, nor the notes after it."""
+    lines = traceback.format_exception_only(type(error), error)
+    named = next((line for line in lines if not line.startswith(" ")), lines[-1])
+    return _encodable(named.strip()[:_MESSAGE_LIMIT])
 
 
 def _encodable(text: str) -> str:
