@@ -1,5 +1,7 @@
 """The API process: Waitress on the listening socket that the supervisor opened; ends when the supervisor does."""
 
+import json
+import logging
 import os
 import signal
 import socket
@@ -20,6 +22,7 @@ from runner.sandbox import prctl
 from supervisor import operator_log
 from supervisor.agents import AgentRegistry
 from supervisor.clock import Clock
+from supervisor.isolation import Canary
 from supervisor.logs import Logs
 from supervisor.nudge import Nudger
 from supervisor.settings import Settings
@@ -49,25 +52,29 @@ class WaitressServer(Protocol):
         """Make it look up from its waiting."""
 
 
-def main(settings_json: str, listener: str, ready: str, started_at: str) -> None:
+def main(settings_json: str, listener: str, ready: str, started_at: str, canary_json: str) -> None:
     """Serve until SIGTERM.
 
     Args:
         settings_json: the settings. listener: number of the listening socket's descriptor.
         ready: number of a descriptor that takes a byte when requests are answered.
         started_at: the server's start, in microseconds since the epoch.
+        canary_json: what came of a sandboxed run at the server's start.
     """
     prctl.die_with_parent(os.getppid())
+    # It tells, in a form of its own, of each request that waits for a thread for a moment.
+    logging.getLogger("waitress.queue").disabled = True
     operator_log.configure()
     settings = Settings.model_validate_json(settings_json)
     clock = Clock()
     app = create_app(
         store=Store(settings.database, clock),
-        agents=AgentRegistry(settings.agents),
+        agents=AgentRegistry(settings.agents, settings.policy),
         logs=Logs(settings.logs),
         nudger=Nudger(settings.data),
         clock=clock,
         started_at=int(started_at),
+        canary=Canary(**json.loads(canary_json)),
     )
     server = cast(
         WaitressServer,

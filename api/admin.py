@@ -6,14 +6,21 @@ import falcon
 
 from supervisor import __version__
 from supervisor.clock import MICROSECONDS, Clock
+from supervisor.isolation import Canary
 
 
 class Health:
     """GET /admin/health"""
 
-    def __init__(self, clock: Clock, started_at: int) -> None:
+    def __init__(self, clock: Clock, started_at: int, canary: Canary) -> None:
         self._clock = clock
         self._started_at = started_at
+        self._isolation = {
+            "tier": "sandboxed" if canary.healthy else "trusted",
+            "effective": canary.layers,
+            "degraded": [] if canary.healthy else ["sandbox"],
+            "reasons": [] if canary.healthy else [canary.error],
+        }
 
     def on_get(self, _request: falcon.Request, response: falcon.Response) -> None:
         """Answer without a look at the database or a process."""
@@ -22,7 +29,7 @@ class Health:
             "sqlite_version": sqlite3.sqlite_version,
             "uptime_sec": max(0, (self._clock.now() - self._started_at) // MICROSECONDS),
             "version": __version__,
-            "isolation": {"tier": "trusted"},
+            "isolation": self._isolation,
         }
 
     on_head = on_get

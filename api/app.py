@@ -8,24 +8,25 @@ from api.executions import Cancellation, ExecutionItem, ExecutionLogs, Execution
 from api.security import LocalOnly
 from supervisor.agents import AgentRegistry
 from supervisor.clock import Clock
+from supervisor.isolation import Canary
 from supervisor.logs import Logs
 from supervisor.nudge import Nudger
 from supervisor.store import Store
 
 
 def create_app(
-    store: Store, agents: AgentRegistry, logs: Logs, nudger: Nudger, clock: Clock, started_at: int
+    store: Store, agents: AgentRegistry, logs: Logs, nudger: Nudger, clock: Clock, started_at: int, canary: Canary
 ) -> falcon.App[falcon.Request, falcon.Response]:
     """Return the application.
 
     Args:
-        started_at: the server's start, in microseconds since the epoch.
+        started_at: the server's start, in microseconds since the epoch. canary: what came of a sandboxed run then.
     """
     app = falcon.App(middleware=[LocalOnly()])
     errors.install(app)
-    app.add_route("/executions/run", ExecutionRun(store, agents, nudger))
+    app.add_route("/executions/run", ExecutionRun(store, agents, nudger, canary))
     app.add_route("/executions/{execution_id}", ExecutionItem(store))
     app.add_route("/executions/{execution_id}/cancel", Cancellation(store, nudger))
     app.add_route("/executions/{execution_id}/logs", ExecutionLogs(store, logs))
-    app.add_route("/admin/health", Health(clock, started_at))
+    app.add_route("/admin/health", Health(clock, started_at, canary))
     return app

@@ -5,7 +5,7 @@ import json
 import falcon
 import structlog
 
-from supervisor.errors import AgentBroken, AgentUnknown, CorralError, ExecutionUnknown, StoreError
+from supervisor.errors import AgentBroken, AgentUnknown, CorralError, ExecutionUnknown, SandboxUnavailable, StoreError
 
 PROBLEM_TYPE = "application/problem+json"
 
@@ -19,6 +19,7 @@ _STATUS: tuple[tuple[type[CorralError], str], ...] = (
     (ExecutionUnknown, falcon.HTTP_404),
     (AgentUnknown, falcon.HTTP_422),
     (AgentBroken, falcon.HTTP_422),
+    (SandboxUnavailable, falcon.HTTP_503),
     (StoreError, falcon.HTTP_503),
 )
 

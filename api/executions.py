@@ -9,7 +9,8 @@ import falcon
 from api.errors import InvalidRequest
 from api.schemas import RunRequest, execution_json, input_text, read_body
 from supervisor.agents import AgentRegistry
-from supervisor.errors import ExecutionUnknown
+from supervisor.errors import ExecutionUnknown, SandboxUnavailable
+from supervisor.isolation import Canary
 from supervisor.logs import STREAMS, Logs, Slice
 from supervisor.models import Execution, Submission, new_execution_id
 from supervisor.nudge import Nudger
@@ -23,15 +24,18 @@ _MAX_LOG_BYTES = 1 << 20
 class ExecutionRun:
     """POST /executions/run"""
 
-    def __init__(self, store: Store, agents: AgentRegistry, nudger: Nudger) -> None:
+    def __init__(self, store: Store, agents: AgentRegistry, nudger: Nudger, canary: Canary) -> None:
         self._store = store
         self._agents = agents
+        self._canary = canary
         self._nudger = nudger
 
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
         """Record an execution; the answer is sent after it is on disk."""
         body = read_body(request, RunRequest)
         agent = self._agents.find(body.agent_id)
+        if not self._canary.healthy and agent.manifest.sandbox.tier != "trusted":
+            raise SandboxUnavailable(f"cannot run agent {agent.name!r}: no sandbox here: {self._canary.error}")
         submission = Submission(
             execution_id=new_execution_id(),
             agent_id=agent.id,

@@ -6,6 +6,7 @@ becomes the agent; a step that fails raises, and the run ends as "cannot start".
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ from runner.sandbox import prctl, rlimits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 # Init's connection. The agent never sees it: it is closed by exec, or by hand before a Python entry point is called.
 _CONNECTION_FD = RESULT_FD + 1
@@ -67,7 +68,7 @@ def wait_and_start(connection: socket.socket, directory: str, parent_pid: int) -
     All that does not depend on the run is done before the wait, so that it takes no time of the run.
 
     Args:
-        connection: the init's; brings one spec with what the agent gets (runner.protocol).
+        connection: the init's; brings one run (runner.protocol).
         directory: path of the run's private directory, which is made now.
         parent_pid: the run's init.
     Raises:
@@ -75,21 +76,41 @@ def wait_and_start(connection: socket.socket, directory: str, parent_pid: int) -
     """
     prctl.die_with_parent(parent_pid)
     os.setsid()
-    message, descriptors = protocol.receive(connection)
-    spec = message["spec"]
+    limits, spec, descriptors = receive_run(connection)
     workdir.create(directory)
-    _place(descriptors)
+    place(descriptors)
     os.chdir(spec["folder"])
-    rlimits.apply(spec["limits"])
-    environment = {"HOME": directory, "TMPDIR": directory, **spec["environment"], "CORRAL_WORKDIR": directory}
+    rlimits.apply(limits)
+    start(spec, spec["folder"], directory, directory)
+
+
+def receive_run(connection: socket.socket) -> tuple[dict[str, int], dict[str, Any], list[int]]:
+    """Wait for a run; return its limits, its spec, and the descriptors that are the agent's.
+
+    Raises:
+        Disconnected: there will be no run.
+    """
+    message, (spec, *descriptors) = protocol.receive(connection)
+    with open(spec, "rb") as file:
+        return message["limits"], json.loads(file.read()), descriptors
+
+
+def start(spec: dict[str, Any], folder: str, home: str, temporary: str) -> NoReturn:
+    """Run the agent's own code in this process.
+
+    Args:
+        spec: see runner.protocol. folder: where the agent's folder is now. home: path of the run's private directory.
+        temporary: path of the directory for temporary files.
+    """
+    environment = {"HOME": home, "TMPDIR": temporary, **spec["environment"], "CORRAL_WORKDIR": home}
     if spec["command"]:
         _execute(spec["command"], environment)
     os.close(_CONNECTION_FD)
     os.environ.update(environment)
-    agent.run(spec["entrypoint"], spec["folder"])
+    agent.run(spec["entrypoint"], folder)
 
 
-def _place(descriptors: list[int]) -> None:
+def place(descriptors: list[int]) -> None:
     """Put the descriptors at 0, 1, 2, 3 and close all others but the connection, which does not survive an exec."""
     for target, descriptor in enumerate(descriptors):
         os.dup2(descriptor, target)

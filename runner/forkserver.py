@@ -6,8 +6,9 @@ secret and parses nothing that an agent wrote.
 
 Three kinds of peers:
   supervisor   one at a time, over the listening Unix socket it was given; messages in runner.protocol
-  inits        children (runner.init); each runs one agent at a time and says when nothing of its tree lives
-  strays       orphans of a run whose init was killed: this process is a subreaper, so they come here and are killed
+  inits        children (runner.init, runner.sandboxed); each runs one agent at a time and says when it is over
+  strays       orphans of a run at tier "trusted" whose init was killed: this process is a subreaper, so they come
+               here and are killed
 
 For each run it keeps the reading ends of the agent's pipes, and its init, until the supervisor releases the run: only
 then may the init be given another one, because only then has the supervisor stopped to look below that init.
@@ -30,8 +31,11 @@ import socket
 import struct
 import time
 
-from runner import agent, init, protocol, tree, workdir
-from runner.sandbox import prctl
+from runner import agent, protocol, tree, workdir
+from runner.inits import Idle, Init, Nursery
+from runner.run import Run
+from runner.sandbox import cgroup, mounts, prctl
+from runner.sandboxed import Sandboxes
 
 if __name__ == "__main__":
     sys.path.pop(0)
@@ -41,11 +45,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
-# Inits that wait for the next runs, each with the process that becomes the agent: some three megabytes together. While
-# runs come and go more of them are kept, because a new one costs a second fork; after a pause, only a few.
-_MOST_IDLE = max(2, os.cpu_count() or 1)
-_MOST_IDLE_WHEN_BUSY = 8 * _MOST_IDLE
+# After this long without anything to do, the inits that are too many are dismissed.
 _PAUSE_SECONDS = 1.0
+
+_FIRST_PIPE = protocol.AGENT_ENDS.index("stdout")
 
 # Between two looks at what was told to die.
 _KILL_ROUND_SECONDS = 0.01
@@ -53,63 +56,39 @@ _KILL_ROUND_SECONDS = 0.01
 _PEER_CREDENTIALS = struct.Struct("3i")
 
 
-class Init:
-    """One init process. run: what it was given last, until that is released."""
-
-    def __init__(self, pid: int, channel: protocol.Channel) -> None:
-        self.pid = pid
-        self.channel = channel
-        self.pidfd = os.pidfd_open(pid)
-        self.run: Run | None = None
-
-    def close(self) -> None:
-        """Let go of it; it exits when its connection is closed."""
-        self.channel.close()
-        os.close(self.pidfd)
-
-
-class Run:
-    """One run that is not released yet. kept: the reading ends of its pipes. over: GONE has been told."""
-
-    def __init__(self, name: str, its_init: Init, kept: list[int]) -> None:
-        self.name = name
-        self.init: Init | None = its_init
-        self.kept = kept
-        self.error: str | None = None
-        self.over = False
-
-    def gone(self, status: int | None = None, usage: dict[str, float] | None = None) -> dict[str, Any]:
-        """Return the message that says how it ended. An error is one of the launch only if no agent was started."""
-        self.over = True
-        error = self.error
-        return {"event": protocol.GONE, "run": self.name, "status": status, "usage": usage, "error": error}
-
-
 class Launcher:
     """The event loop; every descriptor in the selector carries the function that handles it."""
 
-    def __init__(self, listener: socket.socket, work_root: str) -> None:
-        """Args: listener: a listening SOCK_SEQPACKET Unix socket. work_root: see main()."""
+    def __init__(self, listener: socket.socket, nursery: Nursery, cleaners: set[int]) -> None:
+        """Prepare.
+
+        Args:
+            listener: a listening SOCK_SEQPACKET Unix socket. nursery: makes the inits.
+            cleaners: pids of the children that remove work directories.
+        """
         self._listener = listener
-        self._work_root = work_root
+        self._nursery = nursery
         self._selector = selectors.EpollSelector()
         self._channel: protocol.Channel | None = None
         self._runs: dict[str, Run] = {}
         self._inits: dict[int, Init] = {}
-        self._idle: list[Init] = []
+        self._idle = {tier: Idle() for tier in protocol.TIERS}
         self._orphaned: list[Run] = []
+        self._cleaners = cleaners
         self._stopping = False
         self._requests = {protocol.LAUNCH: self._launch, protocol.RELEASE: self._release}
         self._tidings = {
             protocol.FAILED: self._on_failed,
+            protocol.ISOLATED: self._on_isolated,
             protocol.EXITED: self._on_exited,
+            protocol.ENDED: Run.take_end,
             protocol.GONE: self._on_gone,
         }
 
     def serve(self) -> None:
         """Serve one supervisor until it goes away; then kill every run."""
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
-        self._idle += [self._fork_init() for _ in range(_MOST_IDLE)]
+        self._warm_up(protocol.SANDBOXED)
         while not self._stopping:
             ready = self._selector.select(self._patience())
             for key, _ in ready:
@@ -145,42 +124,60 @@ class Launcher:
             self._stopping = True
 
     def _launch(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        name = message["run"]
         agent_ends = descriptors[: len(protocol.AGENT_ENDS)]
         kept = descriptors[len(protocol.AGENT_ENDS) :]
+        run = self._runs[message["run"]] = Run(message["run"], message["tier"], kept)
         try:
-            chosen = self._idle.pop() if self._idle else self._fork_init()
+            self._nursery.prepare_places(message["shared"])
+            chosen = self._idle[run.tier].take() or self._fork(run.tier)
         except OSError as error:
-            protocol.close_all(descriptors)
-            text = f"cannot fork: {error.strerror}"
-            self._send({"event": protocol.GONE, "run": name, "status": None, "usage": None, "error": text})
-            return
-        self._runs[name] = chosen.run = Run(name, chosen, kept)
-        self._send({"event": protocol.STARTED, "run": name, "pid": chosen.pid}, [chosen.pidfd])
+            run.error = error.strerror or str(error)
+            self._send(run.gone())
+        else:
+            chosen.run, run.init = run, chosen
+            self._send({"event": protocol.STARTED, "run": run.name, "pid": chosen.pid}, [chosen.pidfd])
+            self._hand_over(run, chosen, message["limits"], agent_ends)
+        finally:
+            protocol.close_all(agent_ends)
+
+    def _hand_over(self, run: Run, chosen: Init, limits: dict[str, int], agent_ends: list[int]) -> None:
+        """Give a run to its init. One that cannot have it exits, and the run is gone with it."""
         try:
-            chosen.channel.send({"spec": message["spec"]}, agent_ends)
+            if chosen.group:
+                # In place of the limit of each process, which counts what it has only reserved.
+                chosen.group.limit(limits.pop("memory_bytes"), limits["processes"])
+            if chosen.uid is not None:
+                # An agent that opens its /dev/stdout opens the pipe anew, which only its owner may.
+                for descriptor in agent_ends[_FIRST_PIPE:]:
+                    os.fchown(descriptor, chosen.uid, chosen.uid)
+            chosen.channel.send({"limits": limits}, agent_ends)
+        except OSError as error:
+            run.error = error.strerror or str(error)
+            chosen.dismiss()
         except protocol.Disconnected:
-            chosen.run.error = "its init has died"
-        protocol.close_all(agent_ends)
+            run.error = "its init has died"
 
     def _release(self, message: dict[str, Any], _descriptors: list[int]) -> None:
         run = self._runs.pop(message["run"], None)
         if run is None:
             return
         protocol.close_all(run.kept)
-        if run.init is None:
-            return
-        run.init.run = None
-        if len(self._idle) < _MOST_IDLE_WHEN_BUSY:
-            self._get_ready(run.init)
-            self._idle.append(run.init)
+        if run.init:
+            self._keep(run.init, self._idle[run.tier])
+        self._warm_up(run.tier)
+
+    def _keep(self, free: Init, idle: Idle) -> None:
+        free.run = None
+        if idle.full:
+            free.dismiss()
         else:
-            self._dismiss(run.init)
+            free.get_ready()
+            idle.add(free)
 
     def _patience(self) -> float | None:
         if self._orphaned:
             return _KILL_ROUND_SECONDS
-        return _PAUSE_SECONDS if len(self._idle) > _MOST_IDLE else None
+        return _PAUSE_SECONDS if any(idle.has_surplus for idle in self._idle.values()) else None
 
     def _send(self, event: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
         assert self._channel is not None
@@ -199,27 +196,19 @@ class Launcher:
 
     # -- inits -------------------------------------------------------------------------------------------------------
 
-    def _fork_init(self) -> Init:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        launcher_pid = os.getpid()
-        try:
-            pid = os.fork()
-        except OSError:
-            ours.close()
-            theirs.close()
-            raise
-        if pid == 0:
-            init.serve(theirs, self._work_root, launcher_pid)
-        theirs.close()
-        made = self._inits[pid] = Init(pid, protocol.Channel(ours))
-        self._selector.register(made.channel, selectors.EVENT_READ, lambda: self._hear(made))
-        self._get_ready(made)
-        return made
+    def _warm_up(self, tier: str) -> None:
+        """Make idle inits, if the host allows it; if not, the next run is told why."""
+        with contextlib.suppress(OSError):
+            for _ in range(self._idle[tier].missing):
+                self._idle[tier].add(self._fork(tier))
 
-    def _get_ready(self, idle: Init) -> None:
-        # One that has died meanwhile is noticed when it is waited for.
-        with contextlib.suppress(protocol.Disconnected):
-            idle.channel.send(protocol.GET_READY)
+    def _fork(self, tier: str) -> Init:
+        made = self._nursery.fork(tier)
+        self._inits[made.pid] = made
+        self._selector.register(made.channel, selectors.EVENT_READ, lambda: self._hear(made))
+        if made.memory_event is not None:
+            self._selector.register(made.memory_event, selectors.EVENT_READ, made.kill_for_memory)
+        return made
 
     def _hear(self, speaker: Init) -> None:
         """Take in what an init says. When it is dead instead, it is waited for like any child."""
@@ -229,91 +218,117 @@ class Launcher:
                 if speaker.run:
                     self._tidings[message["tell"]](speaker.run, message)
                 elif message["tell"] == protocol.GONE:
-                    self._get_ready(speaker)
+                    speaker.get_ready()
         except protocol.Disconnected:
-            self._selector.unregister(speaker.channel)
-            self._selector.register(speaker.pidfd, selectors.EVENT_READ, lambda: None)
+            if speaker.channel in self._selector.get_map():
+                self._selector.unregister(speaker.channel)
+                self._selector.register(speaker.pidfd, selectors.EVENT_READ, lambda: None)
 
     def _on_failed(self, run: Run, message: dict[str, Any]) -> None:
         run.error = message["error"]
+
+    def _on_isolated(self, run: Run, message: dict[str, Any]) -> None:
+        self._send({"event": protocol.ISOLATED, "run": run.name, "layers": message["layers"] + run.layers_outside()})
 
     def _on_exited(self, run: Run, _message: dict[str, Any]) -> None:
         self._send({"event": protocol.EXITED, "run": run.name})
 
     def _on_gone(self, run: Run, message: dict[str, Any]) -> None:
-        self._send(run.gone(message["status"], message["usage"]))
+        run.take_end(message)
+        self._send(run.gone())
 
     def _shrink(self) -> None:
-        while len(self._idle) > _MOST_IDLE:
-            self._dismiss(self._idle.pop(0))
-
-    def _dismiss(self, superfluous: Init) -> None:
-        self._selector.unregister(superfluous.channel)
-        del self._inits[superfluous.pid]
-        superfluous.close()
+        for idle in self._idle.values():
+            while idle.has_surplus:
+                idle.take_surplus().dismiss()
 
     # -- the dead ----------------------------------------------------------------------------------------------------
 
     def _bury(self) -> None:
         """Wait for every child that has ended: inits that were dismissed or have died, and strays."""
         for pid in _ended_children():
-            dead = self._inits.pop(pid, None)
+            self._cleaners.discard(pid)
+            dead = self._inits.get(pid)
             if dead is None:
                 continue
-            for watched in (dead.channel, dead.pidfd):
-                if watched in self._selector.get_map():
+            self._hear(dead)
+            del self._inits[pid]
+            for watched in (dead.channel, dead.pidfd, dead.memory_event):
+                if watched is not None and watched in self._selector.get_map():
                     self._selector.unregister(watched)
-            if dead in self._idle:
-                self._idle.remove(dead)
+            for idle in self._idle.values():
+                idle.discard(dead)
             if dead.run:
-                dead.run.init = None
-                if not dead.run.over:
-                    self._orphaned.append(dead.run)
-            dead.close()
+                self._mourn(dead.run)
+            self._nursery.bury(dead)
+
+    def _mourn(self, run: Run) -> None:
+        """Tell that a run is gone with its init; of one that had no namespace of its own, when no stray is left."""
+        if run.over:
+            run.init = None
+            return
+        run.take_leave()
+        if run.tier == protocol.TRUSTED:
+            self._orphaned.append(run)
+            return
+        self._send(run.gone())
 
     def _kill_strays(self) -> None:
         """Kill what came here when an init was killed; the runs of such inits are gone when no stray is left."""
         if not self._orphaned:
             return
-        strays = [pid for pid in tree.children(os.getpid()) if pid not in self._inits]
+        ours = self._inits.keys() | self._cleaners
+        strays = [pid for pid in tree.children(os.getpid()) if pid not in ours]
         if strays:
             tree.kill(strays)
             return
         while self._orphaned:
-            self._send(self._orphaned.pop().gone())
+            run = self._orphaned.pop()
+            if run.directory:
+                self._cleaners.add(workdir.remove_in_background([run.directory]))
+            self._send(run.gone())
 
     def _kill_everything(self) -> None:
         while tree.has_children():
             tree.kill(tree.children(os.getpid()))
             time.sleep(_KILL_ROUND_SECONDS)  # noqa: TID251 - killed processes need a moment to end
+        for dead in self._inits.values():
+            self._nursery.bury(dead)
 
 
-def sweep(work_root: str) -> None:
-    """Remove the work directories that a crash has left, in a process of its own, because they may be large."""
-    leftovers = workdir.leftovers(work_root)
-    if leftovers and os.fork() == 0:
-        for path in leftovers:
-            workdir.remove(path)
-        os._exit(0)
-
-
-def main(listener_descriptor: str, work_root: str) -> None:
+def main(listener_descriptor: str, work_root: str, skeleton: str) -> None:
     """Serve until the supervisor goes away.
 
     Args:
         listener_descriptor: number of the inherited listening socket.
         work_root: the folder that holds the runs' work directories; nothing in it belongs to a live run yet.
+        skeleton: path of the folder that becomes the root of every sandbox.
     """
     listener = socket.socket(fileno=int(listener_descriptor))
     listener.set_inheritable(False)
     prctl.become_subreaper()
-    sweep(work_root)
+    leftovers = workdir.leftovers(work_root)
+    cleaners = {workdir.remove_in_background(leftovers)} if leftovers else set()
+    # The user of a sandbox is another one, and must be able to look at its root.
+    os.umask(0o022)
+    sandboxes = _sandboxes(skeleton)
     agent.prepare()
     # The first compile() of a process makes the types of the syntax tree, which takes longer than most runs.
     compile("", "", "exec")
     gc.collect()
     gc.freeze()
-    Launcher(listener, work_root).serve()
+    server = os.getppid()
+    groups = cgroup.find({server, *tree.children(server)})
+    Launcher(listener, Nursery(work_root, sandboxes, groups), cleaners).serve()
+
+
+def _sandboxes(skeleton: str) -> Sandboxes | None:
+    """Return what sandboxes are made from, or None where there can be none."""
+    try:
+        return Sandboxes(mounts.Skeleton(skeleton, [sys.base_prefix], agent.__file__))
+    except OSError as error:
+        print(f"launcher: cannot have sandboxes: {error}", file=sys.stderr)
+        return None
 
 
 def _ended_children() -> Iterator[int]:

@@ -12,6 +12,7 @@ stay in it, because the agent's code runs only in its children. Messages: see ru
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import traceback
@@ -38,6 +39,20 @@ class TreeUsage:
         self._system += used.ru_stime
         self._peak_kilobytes = max(self._peak_kilobytes, used.ru_maxrss)
 
+    def wait_for(self, pid: int) -> int:
+        """Reap children until this one has ended; return its wait status."""
+        while True:
+            ended, status, used = os.wait4(-1, 0)
+            self.add(used)
+            if ended == pid:
+                return status
+
+    def wait_for_all(self) -> None:
+        """Reap until there is no child any more."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                self.add(os.wait4(-1, 0)[2])
+
     def record(self) -> dict[str, float]:
         """Return the usage as runner.protocol has it."""
         return {
@@ -47,11 +62,12 @@ class TreeUsage:
         }
 
 
-def serve(connection: socket.socket, work_root: str, launcher_pid: int) -> NoReturn:
+def serve(connection: socket.socket, directory: str, launcher_pid: int) -> NoReturn:
     """Be the init of one run after another, until the launcher closes the connection.
 
     Args:
-        connection: to the launcher. work_root: folder of the runs' work directories. launcher_pid: the parent.
+        connection: to the launcher. directory: path of each run's work directory, one after another.
+        launcher_pid: the parent.
     """
     try:
         prctl.die_with_parent(launcher_pid)
@@ -63,7 +79,7 @@ def serve(connection: socket.socket, work_root: str, launcher_pid: int) -> NoRet
             message, descriptors = protocol.receive(connection)
             protocol.close_all(descriptors)
             if message == protocol.GET_READY:
-                _serve_one(connection, workdir.new_path(work_root))
+                _serve_one(connection, directory)
     except protocol.Disconnected:
         os._exit(0)
     except BaseException:
@@ -72,19 +88,25 @@ def serve(connection: socket.socket, work_root: str, launcher_pid: int) -> NoRet
 
 
 def _serve_one(connection: socket.socket, directory: str) -> None:
-    """Fork the process that waits for a run and becomes its agent; tell when nothing of its tree lives."""
+    """Fork the process that waits for a run and becomes its agent; tell when nothing of its tree lives.
+
+    Raises:
+        OSError: the work directory cannot be removed. The run has ended as it has; there can be none here after it.
+    """
     usage = TreeUsage()
     status = None
     try:
         agent = _fork_agent(connection, directory)
-        status = _wait_for(agent, usage)
+        status = usage.wait_for(agent)
         if _others_live(usage):
             protocol.send(connection, {"tell": protocol.EXITED})
-            _wait_for_all(usage)
-        workdir.remove(directory)
+            usage.wait_for_all()
     except OSError as error:
-        protocol.send(connection, {"tell": protocol.FAILED, "error": f"{error.strerror}: {error.filename}"})
-    protocol.send(connection, {"tell": protocol.GONE, "status": status, "usage": usage.record()})
+        protocol.send(connection, {"tell": protocol.FAILED, "error": f"cannot fork: {error.strerror}"})
+    try:
+        workdir.remove(directory)
+    finally:
+        protocol.send(connection, {"tell": protocol.GONE, "status": status, "usage": usage.record()})
 
 
 def _fork_agent(connection: socket.socket, directory: str) -> int:
@@ -101,14 +123,6 @@ def _fork_agent(connection: socket.socket, directory: str) -> int:
     return pid
 
 
-def _wait_for(agent: int, usage: TreeUsage) -> int:
-    while True:
-        pid, status, used = os.wait4(-1, 0)
-        usage.add(used)
-        if pid == agent:
-            return status
-
-
 def _others_live(usage: TreeUsage) -> bool:
     try:
         while True:
@@ -118,11 +132,3 @@ def _others_live(usage: TreeUsage) -> bool:
             usage.add(used)
     except ChildProcessError:
         return False
-
-
-def _wait_for_all(usage: TreeUsage) -> None:
-    try:
-        while True:
-            usage.add(os.wait4(-1, 0)[2])
-    except ChildProcessError:
-        return

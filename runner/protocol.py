@@ -4,21 +4,30 @@ They are connected by a Unix socket of type SOCK_SEQPACKET: one message is one J
 and may carry descriptors (SCM_RIGHTS). The supervisor sends requests, the launcher sends events; no message is an
 answer to another. Every message about a run names it by "run", a text that the supervisor chooses once per attempt.
 
-Requests  {"do": LAUNCH, "run", "spec"} + the descriptors of DESCRIPTORS, in that order
+Requests  {"do": LAUNCH, "run", "tier": one of TIERS, "shared": [path...], "limits": {name: amount}} + the
+              descriptors of DESCRIPTORS, in that order; shared: what else of the host a sandboxed agent sees, read-only
           {"do": RELEASE, "run"}        forget the run and close what is held for it
 Events    {"event": STARTED, "run", "pid"} + a pidfd of the run's init
+          {"event": ISOLATED, "run", "layers"}   every layer of the sandbox is in effect; the agent starts now
           {"event": EXITED, "run"}   the agent has ended, other processes of its tree live
-          {"event": GONE, "run", "status", "usage", "error"}   nothing of the tree lives; sent exactly once per launch
+          {"event": GONE, "run", "status", "usage", "error", "out_of_memory"}   nothing of the tree lives; sent exactly
+              once per launch
               status: wait status of the agent as waitpid(2) gives it, or null when the agent never started or its
               init was killed; error: why the agent could not be started, or null;
+              out_of_memory: the kernel has killed some of it because of the tree's limit;
               usage: {"user_cpu_seconds", "system_cpu_seconds", "peak_memory_bytes"} over the whole reaped tree
 
 Inits     the launcher has a number of inits (runner.init), each with a connection of the same kind. It says GET_READY,
-          then, once, {"spec"} + the descriptors of AGENT_ENDS. The init answers {"tell": EXITED} and {"tell": GONE,
-          "status", "usage"} as above; before that, the process that cannot become the agent {"tell": FAILED, "error"}
+          then, once, {"limits"} + the descriptors of AGENT_ENDS. The init answers {"tell": EXITED} and {"tell": GONE,
+          "status", "usage"} as above; before that, the process that cannot become the agent {"tell": FAILED, "error"}.
+          That of a sandbox answers {"tell": ISOLATED, "layers"} or {"tell": FAILED, "error"}; at the end, in place of
+          EXITED and GONE, it tells {"tell": ENDED, "status", "usage"} and exits: with it, all of its tree is gone
 
-spec      {"entrypoint": "module:function" or null, "command": [program, argument...] or null, "folder", "environment":
-           {name: value}, "limits": {name: amount}}; exactly one of entrypoint and command is given
+spec      a file, one JSON object: {"entrypoint": "module:function" or null, "command": [program, argument...] or null,
+          "folder", "shared", "disk_bytes", "environment": {name: value}}; exactly one of entrypoint and command is
+          given; disk_bytes: what a sandboxed agent may write in each of its writable places. Only the process that
+          becomes the agent reads it: the environment may hold secrets, and what is in the launcher's memory every agent
+          may find in its own
 """
 
 from __future__ import annotations
@@ -36,11 +45,17 @@ if TYPE_CHECKING:
 
 LAUNCH, RELEASE = "launch", "release"
 STARTED, EXITED, GONE = "started", "exited", "gone"
-FAILED = "failed"
+FAILED, ISOLATED, ENDED = "failed", "isolated", "ended"
 GET_READY = {"do": "get ready"}
 
-# What the agent gets, then what the launcher keeps: the reading ends, so that they outlive the supervisor.
-AGENT_ENDS = ("stdin", "stdout", "stderr", "result")
+TRUSTED, SANDBOXED = TIERS = "trusted", "sandboxed"
+
+# Where a sandboxed agent finds its folder, and its own interpreter finds runner/agent.py.
+AGENT_PLACE, AGENT_SCRIPT_PLACE = "/agent", "/corral/agent.py"
+
+# What the process that becomes the agent gets, then what the launcher keeps: the reading ends, so that they outlive the
+# supervisor.
+AGENT_ENDS = ("spec", "stdin", "stdout", "stderr", "result")
 KEPT_ENDS = ("stdout_reader", "stderr_reader", "result_reader")
 DESCRIPTORS = AGENT_ENDS + KEPT_ENDS
 
@@ -118,6 +133,10 @@ class Channel:
             return receive(self._socket)
         except BlockingIOError:
             return None
+
+    def hang_up(self) -> None:
+        """Let the other end find the connection closed, and this one too."""
+        self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._socket.close()

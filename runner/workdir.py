@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -62,6 +63,17 @@ def remove(path: str) -> None:
     finally:
         os.close(top)
     os.rmdir(path)
+
+
+def remove_in_background(paths: list[str]) -> int:
+    """Remove directories in a process of its own, because they may be large; return its pid."""
+    pid = os.fork()
+    if pid == 0:
+        for path in paths:
+            with contextlib.suppress(OSError):
+                remove(path)
+        os._exit(0)
+    return pid
 
 
 def _move_up(top: int, name: str, fresh_names: Iterator[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import sys
 import tomllib
 import uuid
 from collections.abc import Iterator
@@ -10,7 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from supervisor.errors import AgentBroken, AgentUnknown
 
@@ -19,7 +29,8 @@ MANIFEST = "agent.toml"
 # Namespace of the ids that are derived from names: the same name gives the same id on every machine.
 _ID_NAMESPACE = uuid.UUID("5a2f7f0e-3c1d-5b8e-9a54-6c0f2f8b1d77")
 
-# What says how to start an agent goes to the launcher in one message, which runner.protocol limits to twice as much.
+# What says how to start an agent: the launcher gets the paths in one message, which runner.protocol limits to twice as
+# much, and exec(2) takes the rest.
 _START_BYTES = 64 << 10
 
 # A manifest is for people to read; what is larger is none.
@@ -30,10 +41,24 @@ _UNREADABLE = (-1, -1, -1)
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+# Every sandbox has these. See runner/sandbox/mounts.py.
+_SEEN_BY_ALL = (Path("/usr"), Path(sys.base_prefix))
+
+# What a sandbox has of its own at these places hides what the host has there.
+_HIDDEN = tuple(map(Path, ("/agent", "/corral", "/dev", "/proc", "/tmp", "/work")))
+
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=32_768)]
+
+
+def _normal(path: str) -> str:
+    """Return a path without detours; os.path.normpath keeps two slashes at the start."""
+    return os.path.normpath("/" + path.lstrip("/"))
+
+
+HostPath = Annotated[str, StringConstraints(pattern=r"^/[^\x00]*$", max_length=4096), AfterValidator(_normal)]
 
 
 class Limits(BaseModel):
@@ -42,11 +67,23 @@ class Limits(BaseModel):
     model_config = _STRICT
 
     cpu_seconds: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    memory_bytes: Annotated[int, Field(ge=16 << 20)] | None = None
+    memory_bytes: Annotated[int, Field(ge=16 << 20, le=1 << 50)] = 512 << 20
     file_size_bytes: Annotated[int, Field(ge=0)] | None = None
+    processes: Annotated[int, Field(ge=1, le=100_000)] = 128
+    disk_bytes: Annotated[int, Field(ge=4096, le=1 << 40)] = 64 << 20
     open_files: Annotated[int, Field(ge=16, le=1_000_000)] = 1024
     result_bytes: Annotated[int, Field(ge=2, le=8 << 20)] = 1 << 20
     log_bytes: Annotated[int, Field(ge=4096, le=1 << 30)] = 1 << 20
+
+
+class Sandbox(BaseModel):
+    """How a run is isolated."""
+
+    model_config = _STRICT
+
+    tier: Literal["sandboxed", "trusted"] = "sandboxed"
+    read_only: Annotated[tuple[HostPath, ...], Field(max_length=100, strict=False)] = ()
+    """Further paths of the host that the agent can read, at the same places."""
 
 
 class Manifest(BaseModel):
@@ -66,6 +103,7 @@ class Manifest(BaseModel):
     timeout_seconds: Annotated[float, Field(gt=0, le=31_536_000)] = 300
     grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 5
     limits: Limits = Limits()
+    sandbox: Sandbox = Sandbox()
     env: dict[EnvironmentName, Text] = {}
 
     @model_validator(mode="after")
@@ -81,8 +119,11 @@ class Manifest(BaseModel):
         reserved = [name for name in self.env if name.startswith("CORRAL_")]
         if reserved:
             raise ValueError(f"env: names that begin with CORRAL_ are the server's: {', '.join(reserved)}")
-        if len(json.dumps([self.entrypoint, self.python, self.command, self.env])) > _START_BYTES:
-            raise ValueError("entrypoint, python, command and env together are over 64 KiB as JSON")
+        if (
+            len(json.dumps([self.entrypoint, self.python, self.command, self.env, self.sandbox.read_only]))
+            > _START_BYTES
+        ):
+            raise ValueError("entrypoint, python, command, env and sandbox.read_only together are over 64 KiB as JSON")
         return self
 
     @field_validator("id")
@@ -108,6 +149,37 @@ class Agent:
 
 
 @dataclass(frozen=True)
+class Policy:
+    """What the operator lets manifests ask for.
+
+    trusted_agents: names of the agents that may run without a sandbox; "*" for all. read_only_paths: what of the host
+    may be seen in sandboxes, with all that is below.
+    """
+
+    trusted_agents: frozenset[str] = frozenset()
+    read_only_paths: tuple[Path, ...] = ()
+
+    def objection(self, agent: Agent) -> str | None:
+        """Return why an agent must not be run as its manifest asks, None if it may."""
+        if agent.manifest.sandbox.tier == "trusted":
+            if self.trusted_agents & {agent.name, "*"}:
+                return None
+            return 'sandbox.tier: "trusted" is only for agents that the server\'s setting trusted_agents names'
+        return next(filter(None, map(self._objection_to_path, shared_paths(agent))), None)
+
+    def _objection_to_path(self, path: str) -> str | None:
+        if path == "/" or any(Path(path).is_relative_to(place) for place in _HIDDEN):
+            return f"{path} cannot be seen in a sandbox, which has a place of its own there"
+        real = Path(os.path.realpath(path))
+        if any(real.is_relative_to(os.path.realpath(allowed)) for allowed in (*_SEEN_BY_ALL, *self.read_only_paths)):
+            return None
+        return f"{path} is not below a path of the server's setting read_only_paths"
+
+
+_NOTHING_MORE = Policy()
+
+
+@dataclass(frozen=True)
 class Entry:
     """One folder: an agent, or the reason why it is none. stamp: what the manifest's file looked like when read."""
 
@@ -120,8 +192,10 @@ class Entry:
 class AgentRegistry:
     """The agents below one folder, always as they are on disk now."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, policy: Policy = _NOTHING_MORE) -> None:
+        """Args: root: the folder of the agents' folders. policy: what their manifests may ask for."""
         self._root = root
+        self._policy = policy
         self._by_key: dict[str, Entry] = {}
 
     def find(self, id_or_name: str) -> Agent:
@@ -133,7 +207,7 @@ class AgentRegistry:
             AgentUnknown: there is none. AgentBroken: its manifest cannot be used.
         """
         entry = self._by_key.get(id_or_name)
-        if entry is None or entry.agent is None or _stamp(entry.folder) != entry.stamp:
+        if entry is None or not self._still_holds(entry):
             self._scan()
             entry = self._by_key.get(id_or_name)
         if entry is None:
@@ -146,10 +220,18 @@ class AgentRegistry:
         """Return all folders with a manifest, by folder name."""
         return list(self._scan())
 
+    def _still_holds(self, entry: Entry) -> bool:
+        """Tell whether an agent is still what it was; also what links lead to, which no manifest shows."""
+        return (
+            entry.agent is not None
+            and _stamp(entry.folder) == entry.stamp
+            and self._policy.objection(entry.agent) is None
+        )
+
     def _scan(self) -> list[Entry]:
         entries: list[Entry] = []
         by_key: dict[str, Entry] = {}
-        for entry in _read_all(self._root):
+        for entry in map(self._check_allowed, _read_all(self._root)):
             keys = (entry.agent.name, entry.agent.id) if entry.agent else ()
             taken = next((by_key[key] for key in keys if key in by_key), None)
             if taken:
@@ -164,6 +246,23 @@ class AgentRegistry:
                     by_key.setdefault(key, entry)
         self._by_key = by_key
         return entries
+
+    def _check_allowed(self, entry: Entry) -> Entry:
+        error = entry.agent and self._policy.objection(entry.agent)
+        return Entry(entry.folder, entry.stamp, None, error) if error else entry
+
+
+def shared_paths(agent: Agent) -> list[str]:
+    """Return what a sandboxed agent needs of the host besides its folder: what it asks for, and its interpreter's."""
+    manifest = agent.manifest
+    paths = list(manifest.sandbox.read_only)
+    if manifest.python and "/" in manifest.python:
+        interpreter = os.path.normpath(agent.folder / manifest.python)
+        # A virtual environment is needed where it is named, and the interpreter it was made from where that really is.
+        for folder, path in ((agent.folder, interpreter), (agent.folder.resolve(), os.path.realpath(interpreter))):
+            if not Path(path).is_relative_to(folder):
+                paths.append(os.path.dirname(os.path.dirname(path)))
+    return list(dict.fromkeys(paths))
 
 
 def read_agent(folder: Path) -> Agent:

@@ -52,7 +52,9 @@ class Termination:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the whole process tree used. peak_memory_bytes: the resident size of its largest process, at its peak."""
+    """What the whole process tree used. peak_memory_bytes: all its memory at its peak, where its control group
+    has counted that; else the resident size of its largest process, at its peak.
+    """
 
     wall_seconds: float
     user_cpu_seconds: float | None = None

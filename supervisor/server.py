@@ -1,5 +1,6 @@
 """The supervisor process: puts the parts together, serves until it is told to stop, and leaves nothing behind."""
 
+import json
 import os
 import resource
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import structlog
@@ -17,8 +19,10 @@ from supervisor.agent_digest import AgentDigests
 from supervisor.agents import AgentRegistry
 from supervisor.clock import Clock
 from supervisor.errors import ConfigurationError
+from supervisor.isolation import Canary
 from supervisor.logs import LogBook
 from supervisor.loop import Loop
+from supervisor.machine.canary import send_canary
 from supervisor.machine.lock import FileLock
 from supervisor.machine.machine import Machine
 from supervisor.machine.reactor import Reactor
@@ -61,10 +65,11 @@ class Server:
         if not settings.agents.is_dir():
             raise ConfigurationError(f"cannot read agents: there is no folder {str(settings.agents)!r}")
         with _refusals_explained(settings.data):
-            for folder in (settings.data, settings.logs, settings.work):
+            for folder in (settings.data, settings.logs):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = FileLock(settings.data / "lock")
         self._lock.acquire(_PREDECESSOR_SECONDS)
+        self._canary = _check_isolation(settings)
         self._listener = listening.listen(settings.host, settings.port)
         prctl.become_subreaper()
         _allow_many_descriptors()
@@ -72,16 +77,14 @@ class Server:
         with _refusals_explained(settings.data):
             store = Store(settings.database, self._clock)
         self._api = Service("api", self._spawn_api, lambda: None, self._reactor, self._clock)
-        self._machine = Machine(
-            settings.data, settings.work, self._lock.fileno(), self._our_pids, self._reactor, self._clock
-        )
+        self._machine = Machine(settings.data, self._lock.fileno(), self._our_pids, self._reactor, self._clock)
         lost = recovery.settle_lost(store, self._clock)
         if lost:
             _log.warning("runs of a killed server recorded as lost", executions=lost)
         self._loop = Loop(
             store,
             self._machine,
-            AgentRegistry(settings.agents),
+            AgentRegistry(settings.agents, settings.policy),
             AgentDigests(self._clock),
             LogBook(settings.logs),
             self._reactor,
@@ -126,6 +129,7 @@ class Server:
                     *(sys.executable, "-P", "-m", "api"),
                     self._settings.model_dump_json(),
                     *map(str, (self._listener.fileno(), ready_writer, self._started_at)),
+                    json.dumps(asdict(self._canary)),
                 ],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(self._listener.fileno(), ready_writer),
@@ -161,6 +165,16 @@ class Server:
         self._nudges.close()
         self._reactor.close()
         self._lock.close()
+
+
+def _check_isolation(settings: Settings) -> Canary:
+    canary = send_canary()
+    if not canary.healthy and "sandbox" not in settings.allow_degraded:
+        raise ConfigurationError(
+            f"cannot isolate agents: {canary.error}. What to change is told by: corral doctor. To start without"
+            ' sandboxes, for agents of the tier "trusted" only, set allow_degraded = ["sandbox"]'
+        )
+    return canary
 
 
 @contextmanager

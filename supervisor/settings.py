@@ -2,12 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 from pydantic import ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from supervisor.agents import Policy
 from supervisor.errors import ConfigurationError
 
 DEFAULT_FILE = Path("corral.toml")
@@ -31,6 +32,12 @@ class Settings(BaseSettings):
     http_threads: Annotated[int, Ge(1), Le(256)] = 16
     max_body_bytes: Annotated[int, Ge(1), Le(64 << 20)] = 1 << 20
     """Largest request body."""
+    trusted_agents: frozenset[str] = frozenset()
+    """Names of the agents that may run at tier "trusted", without a sandbox; "*" for all."""
+    read_only_paths: tuple[Path, ...] = ()
+    """What of the host sandboxed agents may see if their manifests ask for it, with all that is below."""
+    allow_degraded: frozenset[Literal["sandbox"]] = frozenset()
+    """What may be missing on this machine. "sandbox": then only agents of the tier "trusted" can run."""
     shutdown_grace_seconds: Annotated[float, Ge(0), Le(3600)] = 2.0
     """What a run is given after SIGTERM when the server stops, if its own grace period is longer."""
 
@@ -50,8 +57,8 @@ class Settings(BaseSettings):
         return self.data / "logs"
 
     @property
-    def work(self) -> Path:
-        return self.data / "work"
+    def policy(self) -> Policy:
+        return Policy(self.trusted_agents, self.read_only_paths)
 
 
 def load(flags: dict[str, Any], file: Path | None = None) -> Settings:

@@ -32,7 +32,8 @@ def imported_modules_are_no_garbage() -> None:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """One server with the agents of tests/agents, for all tests that do not harm it."""
     with RunningServer(tmp_path_factory.mktemp("server") / "data", "--max-running", "8") as running:
-        running.run("ok")
+        for tier in ("ok", "trusted"):
+            running.run(tier)
         yield running
     assert not running.errors(), "the server complained"
 
@@ -57,7 +58,8 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     gc.collect()
     wait_until(lambda: _everything()[0] <= before[0])
-    assert _everything() == before
+    # An init that was just being made may be a spare one by now.
+    assert _everything()[1:] == before[1:]
     if watched:
         wait_until(lambda: _of_server(watched) == in_server)
 

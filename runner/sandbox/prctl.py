@@ -5,6 +5,7 @@ import os
 import signal
 
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 
@@ -20,9 +21,25 @@ def die_with_parent(parent_pid: int) -> None:
         parent_pid: the pid that getppid() must still return.
     Source: prctl(2), PR_SET_PDEATHSIG.
     """
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    ask_for_parent_death_signal()
     if os.getppid() != parent_pid:
         os._exit(1)
+
+
+def ask_for_parent_death_signal() -> None:
+    """Have the kernel kill this process when its parent thread ends.
+
+    Source: prctl(2), PR_SET_PDEATHSIG.
+    """
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def hide_memory() -> None:
+    """Let no other process read this one's memory or trace it.
+
+    Source: prctl(2), PR_SET_DUMPABLE.
+    """
+    _prctl(PR_SET_DUMPABLE, 0)
 
 
 def become_subreaper() -> None:

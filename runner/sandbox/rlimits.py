@@ -10,6 +10,8 @@ LIMITS = {
     "memory_bytes": resource.RLIMIT_DATA,
     "file_size_bytes": resource.RLIMIT_FSIZE,
     "open_files": resource.RLIMIT_NOFILE,
+    # Counts per user and user namespace: so it is a limit of one run only in a sandbox. Source: setrlimit(2).
+    "processes": resource.RLIMIT_NPROC,
 }
 
 # At 0 a core_pattern that pipes to a handler still starts that handler, as root, on the host; at 1 it does not.

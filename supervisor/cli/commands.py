@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from supervisor import __version__, operator_log, scaffold
 from supervisor.agents import AgentRegistry
+from supervisor.doctor import Report, examine
 from supervisor.errors import CorralError
 from supervisor.server import Server
 from supervisor.settings import Settings, load
@@ -43,7 +45,19 @@ def serve(
     """Run the server until SIGTERM or Ctrl-C. Each option can also be set as CORRAL_NAME or in the settings file."""
     flags = {"host": host, "port": port, "data": data, "agents": agents, "max_running": max_running}
     settings = load(flags, config)
-    Server(settings, lambda url: _say_ready(url, settings.agents)).run()
+    Server(settings, lambda url: _say_ready(url, settings)).run()
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Tell whether this machine can isolate agents, and what to change if not; exit code 1 if it cannot."""
+    report = examine()
+    if as_json:
+        print(json.dumps(asdict(report), indent=2))
+    else:
+        _print_report(report)
+    if not report.healthy:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -86,13 +100,24 @@ def new_agent(
     print(f"Made {folder}. Its code is agent.py; a running server has it already.")
 
 
-def _say_ready(url: str, agents: Path) -> None:
-    print(f"Corral {__version__} is ready on {url}  Try: {_example(url, agents)}", flush=True)
+def _print_report(report: Report) -> None:
+    for check in report.checks:
+        print(f"{'ok' if check.advice is None else 'BAD':3}  {check.name}: {check.found}")
+        if check.advice:
+            print(f"     {check.advice}")
+    if not report.healthy:
+        print(f"BAD  A sandboxed run failed: {report.canary.error}")
+    else:
+        print(f"ok   A sandboxed run had every layer: {', '.join(report.canary.layers)}")
 
 
-def _example(url: str, agents: Path) -> str:
+def _say_ready(url: str, settings: Settings) -> None:
+    print(f"Corral {__version__} is ready on {url}  Try: {_example(url, settings)}", flush=True)
+
+
+def _example(url: str, settings: Settings) -> str:
     """Return a command for the shell that works on this server: not everyone has the agents of the examples."""
-    names = [entry.agent.name for entry in AgentRegistry(agents).entries() if entry.agent]
+    names = [entry.agent.name for entry in AgentRegistry(settings.agents, settings.policy).entries() if entry.agent]
     if not names:
         return f"curl {url}/admin/health"
     body = {"agent_id": names[0], "input": {}}
@@ -111,7 +136,7 @@ def _rows(settings: Settings) -> list[dict[str, str | int | None]]:
             "folder": str(entry.folder),
             "error": entry.error,
         }
-        for entry in AgentRegistry(settings.agents).entries()
+        for entry in AgentRegistry(settings.agents, settings.policy).entries()
     ]
 
 

@@ -15,6 +15,8 @@ from supervisor.machine.service import Service
 from supervisor.unix_address import unix_address
 
 _SOCKET = "launcher.sock"
+_WORK = "work"
+_SKELETON = Path("corral-skeleton", "root")
 _FORKSERVER = str(Path(protocol.__file__).with_name("forkserver.py"))
 
 
@@ -24,7 +26,6 @@ class Launcher:
     def __init__(
         self,
         data: Path,
-        work: Path,
         inherited_lock: int,
         on_event: Callable[[dict[str, Any], list[int]], None],
         on_death: Callable[[], None],
@@ -34,12 +35,11 @@ class Launcher:
         """Prepare; start() starts the process.
 
         Args:
-            data: the folder of its socket. work: the folder of the runs' work directories.
+            data: the folder of its socket, of the runs' work directories, and of the sandboxes' root.
             inherited_lock: descriptor that the process holds as long as it lives.
             on_event: takes each event and its descriptors. on_death: it died.
         """
         self._data = data
-        self._work = work
         self._lock = inherited_lock
         self._on_event = on_event
         self._on_death = on_death
@@ -55,17 +55,18 @@ class Launcher:
         """Start the process and connect to it."""
         self.service.start()
 
-    def launch(self, run: str, spec: dict[str, Any], descriptors: Sequence[int]) -> None:
+    def launch(self, run: str, wanted: dict[str, Any], descriptors: Sequence[int]) -> None:
         """Ask for a run; see runner.protocol. With the launcher dead nothing is sent: its death is told soon."""
-        self._send({"do": protocol.LAUNCH, "run": run, "spec": spec}, descriptors)
+        self._send({"do": protocol.LAUNCH, "run": run, **wanted}, descriptors)
 
     def release(self, run: str) -> None:
         """Let the launcher forget a run whose end is recorded."""
         self._send({"do": protocol.RELEASE, "run": run})
 
     def stop(self) -> None:
-        """Have it kill what lives and exit."""
-        self.service.stop()
+        """Have it kill what lives, clear up and exit, as it does when it has no supervisor."""
+        self.service.retire()
+        self._disconnect()
 
     def close(self) -> None:
         """Remove what a launcher that has ended leaves behind."""
@@ -85,6 +86,10 @@ class Launcher:
     def _spawn(self) -> subprocess.Popen[bytes]:
         path = self._data / _SOCKET
         path.unlink(missing_ok=True)
+        work = self._data.absolute() / _WORK
+        skeleton = self._data.absolute() / _SKELETON
+        for private in (work, skeleton.parent):
+            private.mkdir(mode=0o700, exist_ok=True)
         with unix_address(path) as address, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(address)
             os.chmod(address, 0o600)
@@ -93,7 +98,10 @@ class Launcher:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             connection.connect(address)
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", _FORKSERVER, str(listener.fileno()), str(self._work.absolute())],
+                [
+                    *(sys.executable, "-I", "-S", _FORKSERVER),
+                    *(str(listener.fileno()), str(work), str(skeleton)),
+                ],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(listener.fileno(), self._lock),
                 start_new_session=True,

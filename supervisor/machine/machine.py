@@ -20,15 +20,18 @@ from supervisor.machine.process_tree import AdoptedProcesses
 from supervisor.machine.progress import ProgressGate
 from supervisor.machine.reactor import Reactor
 from supervisor.machine.run import Run
-from supervisor.machine.spec import launch_spec
+from supervisor.machine.spec import launch_request, run_spec
 from supervisor.machine.stopper import Reason, Stopper
 from supervisor.models import Claim, Finished, Isolation, Log, Progress, Usage
 from supervisor.states import Cause
 
 Message = Progress | Log | Finished
 
-# What every run has at this tier; nothing else keeps an agent from the host's files, network and processes.
-TRUSTED = Isolation("trusted", ("session", "descriptors", "environment", "rlimits", "no_new_privs"), ())
+# What every run has; at tier "trusted" nothing else keeps an agent from the host's files, network and processes.
+_LAYERS_OF_ALL = ("session", "descriptors", "environment", "rlimits", "no_new_privs")
+
+# A sandbox has it where the host lets us have control groups.
+_CGROUP = "cgroup"
 
 # A tree that lives this long after the first SIGKILL is in the kernel's hands (an uninterruptible sleep).
 _STUCK_SECONDS = 10.0
@@ -42,12 +45,17 @@ class Machine:
     """All live runs of this machine."""
 
     def __init__(
-        self, data: Path, work: Path, lock: int, our_pids: Callable[[], set[int]], reactor: Reactor, clock: Clock
+        self,
+        data: Path,
+        lock: int,
+        our_pids: Callable[[], set[int]],
+        reactor: Reactor,
+        clock: Clock,
     ) -> None:
         """Prepare; open() starts the launcher.
 
         Args:
-            data, work, lock: see Launcher.
+            data, lock: see Launcher.
             our_pids: the server's own processes, which are never taken for left-overs of a run.
         """
         self._our_pids = our_pids
@@ -59,10 +67,11 @@ class Machine:
         self._adopted = AdoptedProcesses()
         self._events = {
             protocol.STARTED: self._on_started,
+            protocol.ISOLATED: self._on_isolated,
             protocol.EXITED: self._on_exited,
             protocol.GONE: self._on_gone,
         }
-        self.launcher = Launcher(data, work, lock, self._on_event, self._on_launcher_death, reactor, clock)
+        self.launcher = Launcher(data, lock, self._on_event, self._on_launcher_death, reactor, clock)
 
     @property
     def ready(self) -> bool:
@@ -77,15 +86,15 @@ class Machine:
             return
         try:
             gate = ProgressGate(partial(self._tell_progress, claim), self._reactor, self._clock)
-            run = Run(claim, agent, now, gate)
+            timeout = agent.manifest.timeout_seconds
+            spec = run_spec(claim, agent, deadline=self._clock.now() / MICROSECONDS + timeout)
+            run = Run(claim, agent, spec, now, gate)
         except OSError as error:
             failed = outcome.launch_failed(f"cannot open its pipes: {error.strerror}", self._clock.now())
             self._messages.append(Finished(claim.execution_id, claim.attempt, failed))
             return
         self._runs[key] = run
-        timeout = agent.manifest.timeout_seconds
-        deadline = self._clock.now() / MICROSECONDS + timeout
-        self.launcher.launch(run.name, launch_spec(claim, agent, deadline), run.descriptors())
+        self.launcher.launch(run.name, launch_request(agent), run.descriptors())
         run.hand_over()
         run.deadline = self._reactor.call_at(now + timeout, partial(self._on_deadline, run))
         for stream, descriptor in run.readers.items():
@@ -136,6 +145,9 @@ class Machine:
         if run.stop_reason:
             self._begin_ladder(run)
 
+    def _on_isolated(self, run: Run, event: dict[str, Any], _descriptors: list[int]) -> None:
+        run.layers = tuple(event["layers"])
+
     def _on_exited(self, run: Run, _event: dict[str, Any], _descriptors: list[int]) -> None:
         """The agent has ended by itself and left processes behind: nothing of a run may outlive it."""
         if not run.stopper:
@@ -145,6 +157,7 @@ class Machine:
 
     def _on_gone(self, run: Run, event: dict[str, Any], _descriptors: list[int]) -> None:
         used = event["usage"] or {}
+        run.out_of_memory = event["out_of_memory"]
         self._finish(run, Usage(self._wall_seconds(run), **used), status=event["status"], launch_error=event["error"])
 
     def _on_launcher_death(self) -> None:
@@ -239,8 +252,10 @@ class Machine:
         seen = outcome.Ending(
             at=self._clock.now(),
             usage=usage,
-            isolation=TRUSTED,
+            isolation=_isolation(run),
             limits=run.agent.manifest.limits.model_dump(),
+            isolated=run.tier == protocol.TRUSTED or bool(run.layers),
+            out_of_memory=run.out_of_memory,
             stderr_tail=run.stderr_tail.decode("utf-8", "replace").replace("\x00", "\N{REPLACEMENT CHARACTER}"),
             result=run.channel.result,
             error=run.channel.error,
@@ -258,3 +273,10 @@ class Machine:
 
     def _wall_seconds(self, run: Run) -> float:
         return round(self._clock.monotonic() - run.began, 6)
+
+
+def _isolation(run: Run) -> Isolation:
+    """Return which layers were on. The only one that may be missing when a sandboxed agent starts is the last."""
+    effective = tuple(dict.fromkeys((*_LAYERS_OF_ALL, *run.layers)))
+    wanted = () if run.tier == protocol.TRUSTED else (_CGROUP,)
+    return Isolation(run.tier, effective, tuple(layer for layer in wanted if layer not in effective))

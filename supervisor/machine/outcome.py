@@ -21,6 +21,8 @@ _TOO_LATE_TO_MATTER = frozenset({Cause.CANCELED, Cause.STOPPED})
 class Ending:
     """What was seen of an attempt when nothing of it lives.
 
+    isolated: every layer of its tier was in effect before the agent was to start.
+    out_of_memory: the kernel has killed some of its tree because of the memory limit.
     lost: the launcher died. launch_error: why the agent could not be started. status: the agent's wait status.
     result, error, fault: see frames.ResultChannel. stop: why the run was stopped, None if nobody stopped it.
     done_before_stop: the whole result had been read before the first signal. limits: the agent's, by name.
@@ -30,7 +32,9 @@ class Ending:
     usage: Usage
     isolation: Isolation
     limits: dict[str, int | None]
+    isolated: bool
     stderr_tail: str
+    out_of_memory: bool = False
     lost: bool = False
     launch_error: str | None = None
     status: int | None = None
@@ -84,10 +88,13 @@ def _reason(ending: Ending) -> Reason:
     if ending.lost:
         return _LAUNCHER_DIED
     if ending.launch_error:
-        return Reason(Cause.LAUNCH_FAILED, f"The agent could not be started: {ending.launch_error}.", "host")
+        cause = Cause.LAUNCH_FAILED if ending.isolated else Cause.SANDBOX_UNAVAILABLE
+        return Reason(cause, f"The agent could not be started: {ending.launch_error}.", "host")
     if ending.stop:
         done = ending.done_before_stop and ending.result is not None
         return _OK if done and ending.stop.code in _TOO_LATE_TO_MATTER else ending.stop
+    if ending.out_of_memory and ending.status != 0:
+        return _out_of_memory(ending)
     if ending.status is None:
         return _INIT_DIED
     if os.WIFSIGNALED(ending.status):
@@ -100,6 +107,18 @@ def _reason(ending: Ending) -> Reason:
     if ending.fault:
         return ending.fault
     return _OK if ending.result is not None else _NO_RESULT
+
+
+def _out_of_memory(ending: Ending) -> Reason:
+    limit = ending.limits["memory_bytes"]
+    observed = ending.usage.peak_memory_bytes
+    return Reason(
+        Cause.MEMORY,
+        f"The agent and its processes used more than their limit of {limit} bytes of memory.",
+        "limit",
+        {"memory_bytes": limit} if limit else None,
+        {"peak_memory_bytes": observed} if observed else None,
+    )
 
 
 def _death(number: int, ending: Ending) -> Reason:

@@ -93,6 +93,23 @@ class ProcessTree:
         return reached
 
 
+class NamespaceTree(ProcessTree):
+    """A tree whose root is process 1 of a pid namespace: the kernel kills all of it with the root, whatever it does.
+
+    Source: pid_namespaces(7).
+    """
+
+    def kill(self) -> int:
+        """Kill the members, so that the root can tell what they have used; after that, the root with all that lives."""
+        killed = 0 if self.killed else super().kill()
+        if killed:
+            return killed
+        members = self.members()
+        self.killed.update(process.pid for process in members)
+        self.kill_root()
+        return len(members)
+
+
 class AdoptedProcesses:
     """Children of this process that it did not start: what is left of runs whose launcher has died."""
 

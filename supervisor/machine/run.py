@@ -1,16 +1,18 @@
 """One live run: its descriptors, and what has been read from them so far."""
 
 import fcntl
+import json
 import os
 import select
 from collections.abc import Callable
+from typing import Any
 
 import psutil
 
-from runner.protocol import close_all
+from runner.protocol import AGENT_ENDS, TRUSTED, close_all
 from supervisor.agents import Agent
 from supervisor.machine.frames import FrameReader, WholeOutput
-from supervisor.machine.process_tree import ProcessTree
+from supervisor.machine.process_tree import NamespaceTree, ProcessTree
 from supervisor.machine.progress import ProgressGate
 from supervisor.machine.reactor import Timer
 from supervisor.machine.stopper import Reason, Stopper
@@ -22,18 +24,28 @@ _READ_BYTES = 16_384
 # At the end of a run its pipes are emptied; a pipe holds at most what an agent may set with F_SETPIPE_SZ.
 _DRAIN_BYTES = 4 << 20
 
+_PIPES = ("stdout", "stderr", "result")
+
 _STDERR_TAIL_BYTES = 4096
 
 
 class Run:
     """What the machine knows of one attempt from its launch to its end."""
 
-    def __init__(self, claim: Claim, agent: Agent, began: float, progress: ProgressGate) -> None:
-        """Create the pipes. Args: began: monotonic seconds. Raises: OSError: the host has no more descriptors."""
+    def __init__(self, claim: Claim, agent: Agent, spec: dict[str, Any], began: float, progress: ProgressGate) -> None:
+        """Create the pipes.
+
+        Args:
+            spec: what the process that becomes the agent is told (runner.protocol). began: monotonic seconds.
+        Raises:
+            OSError: the host has no more descriptors.
+        """
         self.claim = claim
         self.agent = agent
         self.began = began
         self.progress = progress
+        self.layers: tuple[str, ...] = ()
+        self.out_of_memory = False
         self.pid: int | None = None
         self.pidfd = -1
         self.deadline: Timer | None = None
@@ -47,7 +59,7 @@ class Run:
         self.readers: dict[str, int] = {}
         self._writers: dict[str, int] = {}
         try:
-            self._open_pipes()
+            self._open_pipes(json.dumps(spec).encode())
         except OSError:
             self.close()
             raise
@@ -58,14 +70,18 @@ class Run:
         return f"{self.claim.execution_id}.{self.claim.attempt}"
 
     @property
+    def tier(self) -> str:
+        return self.agent.manifest.sandbox.tier
+
+    @property
     def result_stream(self) -> str:
         """The stream that carries the result."""
         return self.agent.manifest.result if self.agent.manifest.result == "stdout" else "result"
 
     def descriptors(self) -> list[int]:
         """Return what the launcher is sent, in the order of runner.protocol.DESCRIPTORS."""
-        writers = [self._writers[name] for name in ("stdin", "stdout", "stderr", "result")]
-        return writers + [self.readers[name] for name in ("stdout", "stderr", "result")]
+        writers = [self._writers[name] for name in AGENT_ENDS]
+        return writers + [self.readers[name] for name in _PIPES]
 
     def hand_over(self) -> None:
         """Close the agent's ends, which the launcher has now."""
@@ -101,7 +117,7 @@ class Run:
         if self.pid is None:
             return None
         try:
-            tree = ProcessTree(self.pid)
+            tree = ProcessTree(self.pid) if self.tier == TRUSTED else NamespaceTree(self.pid)
         except psutil.NoSuchProcess:
             return None
         return None if _is_readable(self.pidfd) else tree
@@ -115,19 +131,20 @@ class Run:
             os.close(self.pidfd)
             self.pidfd = -1
 
-    def _open_pipes(self) -> None:
-        self._writers["stdin"] = _input_file(self.claim.payload.encode())
-        for stream in ("stdout", "stderr", "result"):
+    def _open_pipes(self, spec: bytes) -> None:
+        self._writers["spec"] = _memory_file(spec)
+        self._writers["stdin"] = _memory_file(self.claim.payload.encode())
+        for stream in _PIPES:
             self.readers[stream], self._writers[stream] = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(self.readers[stream], False)
 
 
-def _input_file(data: bytes) -> int:
-    """Return a sealed memory file, open at its start: unlike a pipe it takes any input at once, whoever reads when.
+def _memory_file(data: bytes) -> int:
+    """Return a sealed memory file, open at its start: unlike a pipe it takes any data at once, whoever reads when.
 
     Source: memfd_create(2), fcntl(2) "File Sealing".
     """
-    descriptor = os.memfd_create("input", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    descriptor = os.memfd_create("corral", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         with open(descriptor, "wb", closefd=False) as file:
             file.write(data)

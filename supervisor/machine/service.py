@@ -60,9 +60,13 @@ class Service:
         self._pidfd = os.pidfd_open(self._process.pid)
         self._reactor.watch(self._pidfd, self._on_ended)
 
+    def retire(self) -> None:
+        """Do not start it again."""
+        self._stopping = True
+
     def stop(self) -> None:
         """Ask the process to end, and do not start it again."""
-        self._stopping = True
+        self.retire()
         if self._process:
             self._process.terminate()
 

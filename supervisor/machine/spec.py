@@ -1,31 +1,54 @@
 """What the launcher is told of a run: the manifest turned into a command, an environment and limits."""
 
+import os
 from typing import Any
 
 from runner import agent as agent_script
 from runner import protocol
 from runner.sandbox.rlimits import LIMITS
-from supervisor.agents import Agent
+from supervisor.agents import Agent, shared_paths
 from supervisor.models import Claim
 
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def launch_spec(claim: Claim, agent: Agent, deadline: float) -> dict[str, Any]:
+def launch_request(agent: Agent) -> dict[str, Any]:
+    """Return what the launcher itself has to know of a run, as runner.protocol describes it."""
+    return {
+        "tier": agent.manifest.sandbox.tier,
+        "shared": _shared(agent),
+        "limits": {name: amount for name, amount in _limits(agent).items() if name in LIMITS},
+    }
+
+
+def run_spec(claim: Claim, agent: Agent, deadline: float) -> dict[str, Any]:
     """Return the spec of one run, as runner.protocol describes it.
 
     Args:
         deadline: when the run will be stopped, in seconds since the epoch.
     """
     manifest = agent.manifest
-    limits = manifest.limits.model_dump(exclude_none=True)
     return {
         "entrypoint": None if manifest.command or manifest.python else manifest.entrypoint,
         "command": list(manifest.command) if manifest.command else _interpreter_command(agent),
         "folder": str(agent.folder),
+        "shared": _shared(agent),
+        "disk_bytes": manifest.limits.disk_bytes,
         "environment": _environment(claim, agent, deadline),
-        "limits": {name: amount for name, amount in limits.items() if name in LIMITS},
     }
+
+
+def _shared(agent: Agent) -> list[str]:
+    return [] if agent.manifest.sandbox.tier == protocol.TRUSTED else shared_paths(agent)
+
+
+def _limits(agent: Agent) -> dict[str, int]:
+    limits: dict[str, int] = agent.manifest.limits.model_dump(exclude_none=True)
+    if agent.manifest.sandbox.tier == protocol.TRUSTED:
+        del limits["processes"]  # there it would count what else the server's user runs
+    else:
+        limits["processes"] += 1  # the init
+    return limits
 
 
 def _interpreter_command(agent: Agent) -> list[str] | None:
@@ -33,8 +56,11 @@ def _interpreter_command(agent: Agent) -> list[str] | None:
     manifest = agent.manifest
     if not manifest.python or not manifest.entrypoint:
         return None
-    interpreter = str(agent.folder / manifest.python) if "/" in manifest.python else manifest.python
-    return [interpreter, "-I", agent_script.__file__, manifest.entrypoint, str(agent.folder)]
+    trusted = manifest.sandbox.tier == protocol.TRUSTED
+    folder = str(agent.folder) if trusted else protocol.AGENT_PLACE
+    script = agent_script.__file__ if trusted else protocol.AGENT_SCRIPT_PLACE
+    interpreter = os.path.join(folder, manifest.python) if "/" in manifest.python else manifest.python
+    return [interpreter, "-I", script, manifest.entrypoint, folder]
 
 
 def _environment(claim: Claim, agent: Agent, deadline: float) -> dict[str, str]:

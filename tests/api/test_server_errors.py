@@ -9,7 +9,8 @@ from falcon.testing import Result, TestClient
 
 from api.app import create_app
 from supervisor import database
-from supervisor.agents import AgentRegistry
+from supervisor.agents import AgentRegistry, Policy
+from supervisor.isolation import Canary
 from supervisor.logs import Logs, attempt_folder
 from supervisor.nudge import Nudger, NudgeReceiver
 from supervisor.store import Store
@@ -27,7 +28,15 @@ def client(tmp_path: Path) -> Iterator[TestClient]:
         closing(NudgeReceiver(tmp_path)),
         closing(Nudger(tmp_path)) as nudger,
     ):
-        app = create_app(store, AgentRegistry(AGENTS), Logs(tmp_path / "logs"), nudger, clock, clock.now())
+        app = create_app(
+            store,
+            AgentRegistry(AGENTS, Policy()),
+            Logs(tmp_path / "logs"),
+            nudger,
+            clock,
+            clock.now(),
+            Canary(("seccomp",)),
+        )
         yield TestClient(app, headers={"Host": "localhost", "Content-Type": "application/json"})
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from supervisor.agents import AgentRegistry
 from supervisor.settings import Settings
 from tests.helpers.processes import lives
 from tests.helpers.server import RunningServer
@@ -96,9 +97,9 @@ def test_example_with_a_bad_input_fails_and_says_what_is_wrong(
 
 def test_runaway_is_gone_with_its_whole_family_when_it_is_canceled(examples: RunningServer) -> None:
     execution = examples.submit("runaway")
-    wait_until(lambda: len(pids_of(examples, execution)) == 6)
-    family = pids_of(examples, execution)
-    assert all(lives(pid) for pid in family)
+    wait_until(lambda: len(members_of(examples, execution)) == 6)
+    family = examples.runs()
+    assert len(family) == 6
     assert examples.cancel(execution).status_code == 202
     ended = examples.wait_for_end(execution)
     assert not [pid for pid in family if lives(pid)]
@@ -108,11 +109,18 @@ def test_runaway_is_gone_with_its_whole_family_when_it_is_canceled(examples: Run
     assert ended["kill"]["survivors"] == 0
 
 
-def pids_of(server: RunningServer, execution: str) -> set[int]:
-    """Return the pids that a runaway has printed, without that of the process that has left on purpose."""
-    lines = [line for line in server.logs(execution)["text"].splitlines() if "soon leaves" not in line]
-    return {int(line.rpartition(" ")[2]) for line in lines}
+def members_of(server: RunningServer, execution: str) -> list[str]:
+    """Return the lines in which a runaway's processes have said their pids, but for the one that leaves on purpose."""
+    return [line for line in server.logs(execution)["text"].splitlines() if "soon leaves" not in line]
 
 
 def test_every_example_is_tested_here() -> None:
     assert set(os.listdir(EXAMPLES)) == {"weather", "researcher", "node-wordcount", "shell-sum", "runaway"}
+
+
+def test_every_example_runs_in_a_sandbox(examples: RunningServer) -> None:
+    tiers = {entry.agent and entry.agent.manifest.sandbox.tier for entry in AgentRegistry(EXAMPLES).entries()}
+    assert tiers == {"sandboxed"}
+    isolation = examples.run("shell-sum", numbers=[1])["isolation"]
+    assert isolation["tier"] == "sandboxed"
+    assert "pid_namespace" in isolation["effective"]

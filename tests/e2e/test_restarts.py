@@ -216,7 +216,7 @@ class Popen(subprocess.Popen):
 subprocess.Popen = Popen
 clock = Clock()
 lock = os.open("lock", os.O_RDWR | os.O_CREAT)
-Launcher(Path.cwd(), Path.cwd() / "work", lock, print, print, Reactor(clock), clock).start()
+Launcher(Path.cwd(), lock, print, print, Reactor(clock), clock).start()
 """
 
 
@@ -262,7 +262,7 @@ def test_launcher_hangs_up_on_another_user_and_serves_its_own(tmp_path: Path) ->
         listener.bind(address)
         listener.listen()
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", _FORKSERVER, str(listener.fileno()), str(tmp_path / "work")],
+            [sys.executable, "-I", "-S", _FORKSERVER, str(listener.fileno()), tmp_path / "work", tmp_path / "skeleton"],
             pass_fds=[listener.fileno()],
         )
     with process:

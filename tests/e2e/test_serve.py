@@ -53,6 +53,7 @@ def as_file(folder: Path, settings: dict[str, str]) -> tuple[list[str], dict[str
 def test_every_setting_given_one_way_is_used(way: Way, tmp_path: Path) -> None:
     settings = {"host": "127.0.0.2", "port": "0", "data": "relative/data", "agents": str(AGENTS), "max_running": "1"}
     arguments, extra = way(tmp_path, settings)
+    extra["CORRAL_TRUSTED_AGENTS"] = '["sleeper"]'
     with started("serve", *arguments, cwd=tmp_path, **extra) as process:
         url = url_in(ready_line(process))
         assert re.fullmatch(r"http://127\.0\.0\.2:\d+", url)
@@ -256,7 +257,8 @@ def test_everything_in_the_data_folder_is_private_even_if_the_folder_is_not(data
     with RunningServer(data) as server:
         server.run("ok")
         server.wait_for(server.submit("sleeper"), "RUNNING")
-        made = list(data.rglob("*"))
+        made = [path for path in data.rglob("*") if "root" not in path.parts[len(data.parts) :]]
+        assert (data / "corral-skeleton" / "root").is_dir(), "the folder around it is what keeps it private"
         assert {"corral.db", "corral.db-wal", "launcher.sock", "nudge.sock"} <= {path.name for path in made}
         assert [path for path in made if path.lstat().st_mode & 0o077] == []
 

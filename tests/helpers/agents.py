@@ -9,10 +9,11 @@ import pytest
 
 from tests.helpers.server import RunningServer
 
-# Manifests: the three ways to be started.
-PYTHON = 'entrypoint = "agent:run"'
+# Manifests: the three ways to be started. What these agents look at and leave behind is outside of a sandbox.
+TRUSTED = 'sandbox.tier = "trusted"'
+PYTHON = f'{TRUSTED}\nentrypoint = "agent:run"'
 OWN_PYTHON = f'{PYTHON}\npython = "{sys.executable}"'
-COMMAND = f'command = ["{sys.executable}", "main.py"]'
+COMMAND = f'{TRUSTED}\ncommand = ["{sys.executable}", "main.py"]'
 
 python_modes = pytest.mark.parametrize("manifest", [PYTHON, OWN_PYTHON], ids=["forked", "own interpreter"])
 

@@ -2,6 +2,7 @@
 
 import os
 import select
+from pathlib import Path
 
 import psutil
 
@@ -30,9 +31,19 @@ def is_spare(pid: int) -> bool:
     """
     try:
         reserved, connection = (os.readlink(f"/proc/{pid}/fd/{number}") for number in (3, 4))
+    except PermissionError:
+        return _is_sandbox_without_an_agent(pid)
     except OSError:
         return False
     return reserved == os.devnull and connection.startswith("socket:")
+
+
+def _is_sandbox_without_an_agent(pid: int) -> bool:
+    """Tell it of what only root may look into, a process in a sandbox: only agents have a filter of system calls."""
+    try:
+        return "\nSeccomp:\t0\n" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
 
 
 def descriptors(pid: int) -> int:

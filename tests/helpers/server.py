@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,20 +24,35 @@ AGENTS = Path(__file__).parent.parent / "agents"
 _FINAL = {"COMPLETED", "FAILED", "CANCELED"}
 
 
+def _environment(settings: dict[str, Any]) -> dict[str, str]:
+    """Return ours with these settings and no others, but with leave for the test agents that want no sandbox."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("CORRAL_")}
+    settings = {"trusted_agents": ["*"], **settings}
+    return ours | {f"CORRAL_{name.upper()}": json.dumps(value) for name, value in settings.items()}
+
+
 class RunningServer:
     """`corral serve` on a free port; a context that stops it."""
 
-    def __init__(self, data: Path, *flags: str, agents: Path = AGENTS) -> None:
+    def __init__(
+        self, data: Path, *flags: str, agents: Path = AGENTS, wrapper: Sequence[str] = (), **settings: Any
+    ) -> None:
+        """Start it.
+
+        Args:
+            wrapper: a command that becomes the one that it is given as further arguments.
+            settings: what goes by the environment; a value is written there as JSON.
+        """
         self.data = data
         self.agents = agents
-        command = [sys.executable, "-m", "supervisor.cli", "serve", "--port", "0", "--data", str(data)]
+        command = [*wrapper, sys.executable, "-m", "supervisor.cli", "serve", "--port", "0", "--data", str(data)]
         with (data.parent / f"{data.name}.log").open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, "--agents", str(agents), *flags],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env={name: value for name, value in os.environ.items() if not name.startswith("CORRAL_")},
+                env=_environment(settings),
             )
         assert self.process.stdout is not None
         readable, _, _ = select.select([self.process.stdout], [], [], 30)
@@ -78,6 +94,10 @@ class RunningServer:
             return execution if execution["status"] in statuses else None
 
         return wait_until(reached, seconds)
+
+    def wait_for_progress(self, execution_id: str) -> Any:
+        """Return the agent's progress as soon as it has told any, which is when it is under way."""
+        return wait_until(lambda: self.get(execution_id)["progress"])
 
     def wait_for_end(self, execution_id: str, seconds: float = 20.0) -> dict[str, Any]:
         return self.wait_for(execution_id, *_FINAL, seconds=seconds)

@@ -96,7 +96,7 @@ BROKEN = {
     "stdout of Python": (f'{PYTHON}\nresult = "stdout"', 'result = "stdout" goes with command'),
     "no UUID": (f'{PYTHON}\nid = "1"', "id: "),
     "reserved name": (f'{PYTHON}\n[env]\nCORRAL_X = "1"', "names that begin with CORRAL_ are the server's"),
-    "too large": (f'{PYTHON}\n[env]\nX = "{"é" * 30_000}"', "env together are over 64 KiB"),
+    "too large": (f'{PYTHON}\n[env]\nX = "{"é" * 30_000}"', "together are over 64 KiB"),
 }
 
 

@@ -1,9 +1,11 @@
 """A run whose init is killed: how it ended is not known, and nothing of it lives."""
 
+import os
 from pathlib import Path
 
 from tests.helpers.named_pipes import Gate, Lifeline
 from tests.helpers.server import RunningServer
+from tests.helpers.wait import wait_until
 
 
 def test_init_killed_by_its_agent_is_lost_leaves_nobody_and_harms_nobody(
@@ -17,6 +19,7 @@ def test_init_killed_by_its_agent_is_lost_leaves_nobody_and_harms_nobody(
         assert (execution["status"], execution["termination"]["code"]) == ("FAILED", "LOST")
         assert execution["error_log"] == "The run's init process was killed; how the agent ended is not known."
         assert execution["usage"]["wall_seconds"] > 0
+        wait_until(lambda: len(os.listdir(server.data / "work")) == 1)  # the bystander's
         # More than there were inits waiting.
         for _ in range(4):
             assert server.run("ok")["status"] == "COMPLETED"

@@ -1,9 +1,11 @@
 """What an agent finds around it, and what becomes of what it leaves there."""
 
 import os
+import shutil
 import signal
 import socket
 import stat
+import subprocess
 import time
 from pathlib import Path
 
@@ -190,3 +192,22 @@ def run(input, context):
     workdir = Path(result_of_new(workshop, PYTHON, {"agent.py": code}, outside=str(tmp_path))["workdir"])
     assert not os.path.lexists(workdir)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("chattr"), reason="needs root and chattr to make a file stay")
+def test_result_stands_when_the_work_directory_cannot_be_removed(tmp_path: Path) -> None:
+    code = """
+import subprocess
+def run(input, context):
+    open(context.workdir + "/stays", "w").close()
+    subprocess.run(["chattr", "+i", context.workdir + "/stays"], check=True)
+    return {}
+"""
+    agents = tmp_path / "agents"
+    write_agent(agents, "a", PYTHON, {"agent.py": code})
+    with RunningServer(tmp_path / "data", agents=agents) as server:
+        executions = [server.run("a") for _ in range(3)]
+    left = list((tmp_path / "data" / "work").glob("*/stays"))
+    subprocess.run(["chattr", "-i", *left], check=True)
+    assert [execution["status"] for execution in executions] == ["COMPLETED"] * 3, executions
+    assert len(left) == 3

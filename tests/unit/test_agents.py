@@ -45,8 +45,10 @@ def test_manifest_least_there_can_be_has_documented_defaults(tmp_path: Path) -> 
     assert manifest.limits == Limits()
     assert manifest.limits.model_dump() == {
         "cpu_seconds": None,
-        "memory_bytes": None,
+        "memory_bytes": 512 << 20,
         "file_size_bytes": None,
+        "processes": 128,
+        "disk_bytes": 64 << 20,
         "open_files": 1024,
         "result_bytes": 1 << 20,
         "log_bytes": 1 << 20,
@@ -99,7 +101,7 @@ BROKEN = {
     "same key twice": (COMMAND * 2, "cannot read agent.toml"),
     "unknown key": (COMMAND + "timeout = 5", "timeout: "),
     "unknown limit": (COMMAND + "[limits]\nmemory = 5", "limits.memory: "),
-    "unknown table": (COMMAND + "[sandbox]\n", "sandbox: "),
+    "unknown table": (COMMAND + "[retries]\n", "retries: "),
     "limits are a number": (COMMAND + "limits = 5", "limits: "),
     "name is empty": (COMMAND + 'name = ""', "name: "),
     "name too long": (COMMAND + f'name = "{"a" * 65}"', "name: "),

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from api.schemas import execution_json
-from supervisor.agents import Limits, Manifest
+from runner.sandbox import attest, namespaces
+from supervisor import doctor
+from supervisor.agents import Limits, Manifest, Sandbox
+from supervisor.machine import machine
 from supervisor.models import Execution, Isolation, Kill, Termination, Usage
 from supervisor.settings import Settings
 from supervisor.states import TRANSITIONS, Cause, Status
@@ -29,14 +32,16 @@ def test_state_table_is_the_transitions() -> None:
     assert table == TRANSITIONS
 
 
-@pytest.mark.parametrize("model", [Manifest, Limits])
-def test_agents_document_has_each_key_of_the_manifest_with_its_default(model: type[Manifest | Limits]) -> None:
+@pytest.mark.parametrize("model", [Manifest, Limits, Sandbox])
+def test_agents_document_has_each_key_of_the_manifest_with_its_default(
+    model: type[Manifest | Limits | Sandbox],
+) -> None:
     written = {key: default for key, _, default, _ in documents.rows("docs/agents.md", "key")}
     for name, field in model.model_fields.items():
         default = field.default
         if field.is_required():
             assert f"`{name}`" in written
-        elif isinstance(default, Limits):
+        elif isinstance(default, Limits | Sandbox):
             assert written[f"`{name}`"] == ""
         else:
             assert written[f"`{name}`"] == ("none" if default is None else f"`{json.dumps(default)}`")
@@ -44,7 +49,7 @@ def test_agents_document_has_each_key_of_the_manifest_with_its_default(model: ty
 
 def test_agents_document_has_no_other_key() -> None:
     keys = {row[0].strip("`") for row in documents.rows("docs/agents.md", "key")}
-    assert keys == {*Manifest.model_fields, *Limits.model_fields}
+    assert keys == {*Manifest.model_fields, *Limits.model_fields, *Sandbox.model_fields}
 
 
 def test_readme_has_each_setting_with_its_variable_and_default() -> None:
@@ -53,7 +58,26 @@ def test_readme_has_each_setting_with_its_variable_and_default() -> None:
     for name, field in Settings.model_fields.items():
         _, variable, default, _ = rows[name]
         assert variable == f"`CORRAL_{name.upper()}`"
-        assert name in ("agents", "max_running") or default == f"`{field.default}`"
+        value = list(field.default) if isinstance(field.default, frozenset | tuple) else field.default
+        assert name in ("agents", "max_running") or default == f"`{value}`"
+
+
+def test_isolation_document_has_each_layer() -> None:
+    inside = {f"{name}_namespace" for name in namespaces.FLAGS} | {layer for layer, _ in attest._STATUS.values()}
+    layers = {row[0].strip("`") for row in documents.rows("docs/isolation.md", "layer")}
+    assert layers == {*machine._LAYERS_OF_ALL, *inside, "read_only_root", "cgroup"}
+
+
+def test_isolation_document_has_each_check_of_the_doctor() -> None:
+    checks = [row[0].strip("`") for row in documents.rows("docs/isolation.md", "check")]
+    assert checks == [check().name for check in doctor._CHECKS]
+
+
+def test_isolation_document_has_each_attack_that_is_tried() -> None:
+    made = re.findall(r"^def (\w+)", documents.read("tests/agents/hostile/agent.py"), re.MULTILINE)
+    named = re.findall(r'"(\w+)"', documents.read("tests/sandbox/test_hostile.py"))
+    attacks = [row[0].strip("`") for row in documents.rows("docs/isolation.md", "attack")]
+    assert sorted(attacks) == sorted(set(made) & set(named))
 
 
 def test_agents_document_has_each_code() -> None:

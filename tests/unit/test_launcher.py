@@ -18,11 +18,11 @@ def test_launcher_told_a_relative_folder_clears_that_one_of_what_a_crash_has_lef
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reactor: Reactor, clock: FakeClock
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    name = f"work of {tmp_path.name}"  # there is none of this name in the launcher's own working directory
-    leftover = Path(workdir.new_path(str(tmp_path / name)))
+    data = Path(f"data of {tmp_path.name}")  # there is none of this name in the launcher's own working directory
+    leftover = Path(workdir.new_path(str(tmp_path / data / "work")))
     (leftover / "folder").mkdir(parents=True)
     lock = FileLock(tmp_path / "lock")
-    launcher = Launcher(Path(), Path(name), lock.fileno(), print, print, reactor, clock)
+    launcher = Launcher(data, lock.fileno(), print, print, reactor, clock)
     with capture_logs():
         launcher.start()
         pid = launcher.service.pid

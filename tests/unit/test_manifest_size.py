@@ -8,17 +8,16 @@ import pytest
 from runner.protocol import MAX_MESSAGE_BYTES
 from supervisor.agents import Agent, read_agent
 from supervisor.errors import AgentBroken
-from supervisor.machine.spec import launch_spec
-from supervisor.models import Claim
+from supervisor.machine.spec import launch_request
 
 # Six bytes of JSON each.
 WIDE = "é" * 9_000
 
 
 def test_manifest_of_the_largest_size_fits_into_a_message_to_the_launcher(tmp_path: Path) -> None:
-    agent = manifest(tmp_path, f'entrypoint = "a:b"\n[env]\nA = "{WIDE}"')
-    spec = launch_spec(Claim("i" * 36, 1, agent.id, "{}"), agent, 1.0)
-    assert len(json.dumps({"do": "launch", "run": "i" * 40, "spec": spec})) < MAX_MESSAGE_BYTES
+    paths = [f"/{WIDE[:1000]}{number}" for number in range(10)]
+    agent = manifest(tmp_path, f'entrypoint = "a:b"\nsandbox.read_only = {paths}')
+    assert len(json.dumps({"do": "launch", "run": "i" * 40, **launch_request(agent)})) < MAX_MESSAGE_BYTES
 
 
 @pytest.mark.parametrize(

@@ -27,13 +27,15 @@ def exited(code: int) -> int:
 
 
 def an_ending(**seen: Any) -> Ending:
-    fields = {"usage": USAGE, "limits": {"cpu_seconds": None, "file_size_bytes": None}, "stderr_tail": "", **seen}
+    limits = {"cpu_seconds": None, "file_size_bytes": None}
+    fields = {"usage": USAGE, "limits": limits, "isolated": True, "stderr_tail": "", **seen}
     return Ending(at=AT, isolation=ISOLATION, **fields)
 
 
 # What can be seen together, the strongest cause first: each one overrules all that follow it.
 PRECEDENCE: list[tuple[dict[str, Any], Cause]] = [
     ({"lost": True}, Cause.LOST),
+    ({"launch_error": "no such file", "isolated": False}, Cause.SANDBOX_UNAVAILABLE),
     ({"launch_error": "no such file"}, Cause.LAUNCH_FAILED),
     ({"stop": WALL_TIME}, Cause.WALL_TIME),
     ({"status": signal.SIGSEGV}, Cause.SIGNALED),

@@ -27,11 +27,7 @@ def test_settings_nothing_said_are_the_documented_defaults(folder: Path) -> None
     assert (settings.max_body_bytes, settings.shutdown_grace_seconds) == (1 << 20, 2.0)
     assert settings.data == folder / "corral-data"
     assert (settings.agents / "weather" / "agent.toml").is_file()
-    assert (settings.database, settings.logs, settings.work) == (
-        folder / "corral-data" / "corral.db",
-        folder / "corral-data" / "logs",
-        folder / "corral-data" / "work",
-    )
+    assert (settings.database, settings.logs) == (folder / "corral-data" / "corral.db", folder / "corral-data" / "logs")
 
 
 def test_settings_flag_beats_environment_beats_file_beats_default(

@@ -1,0 +1,196 @@
+"""The inits of the launcher: how they are made, and which of them wait for the next runs.
+
+One of the tier "trusted" serves one run after another; one of a sandbox serves one. A few wait idle, with everything
+done that can be done before there is a run. While runs come and go more of them are kept, because making one takes
+longer than a run should; after a pause, only a few.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+
+from runner import init, protocol, workdir
+from runner.sandbox import kernel, namespaces
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from runner.run import Run
+    from runner.sandbox.cgroup import Group, Groups
+    from runner.sandboxed import Sandboxes
+
+# Each takes some three megabytes.
+_MOST_IDLE = max(2, os.cpu_count() or 1)
+_MOST_IDLE_WHEN_BUSY = 8 * _MOST_IDLE
+
+# As root, each sandbox has a user of its own on the host, from here on: above those that systemd gives to containers.
+# Source: systemd.io/UIDS-GIDS.
+_FIRST_UID = 1_879_100_000
+
+
+class Init:
+    """One init process.
+
+    uid: its user on the host, None for the launcher's. group: its control group, None if it has no own one.
+    memory_event: descriptor that is readable when it is to be killed for its use of memory, if there is such a thing.
+    out_of_memory: it was. directory: path of its runs' work directories, None if they are not on the host.
+    run: what it was given last, until that is released.
+    """
+
+    def __init__(self, pid: int, connection: socket.socket, uid: int | None, group: Group | None) -> None:
+        self.pid = pid
+        self.channel = protocol.Channel(connection)
+        self.pidfd = os.pidfd_open(pid)
+        self.uid = uid
+        self.group = group
+        self.memory_event = group.watch_memory() if group else None
+        self.out_of_memory = False
+        self.directory: str | None = None
+        self.run: Run | None = None
+
+    def get_ready(self) -> None:
+        """Tell it that a run may come. One that has died meanwhile is noticed when it is waited for."""
+        with contextlib.suppress(protocol.Disconnected):
+            self.channel.send(protocol.GET_READY)
+
+    def dismiss(self) -> None:
+        """Tell it to exit."""
+        self.channel.hang_up()
+
+    def kill_for_memory(self) -> None:
+        """End it, the init of a sandbox, and with it all of its tree."""
+        self.out_of_memory = True
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let go of what is held for it; when it has ended."""
+        self.channel.close()
+        os.close(self.pidfd)
+        if self.memory_event is not None:
+            os.close(self.memory_event)
+        if self.group:
+            self.group.remove()
+
+
+class Idle:
+    """The inits of one tier that wait."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Init] = []
+
+    @property
+    def full(self) -> bool:
+        return len(self._waiting) >= _MOST_IDLE_WHEN_BUSY
+
+    @property
+    def missing(self) -> int:
+        """How many there are too few of to be ready for the next runs."""
+        return max(0, _MOST_IDLE - len(self._waiting))
+
+    @property
+    def has_surplus(self) -> bool:
+        return len(self._waiting) > _MOST_IDLE
+
+    def add(self, ready: Init) -> None:
+        """Keep one for the next run."""
+        self._waiting.append(ready)
+
+    def take(self) -> Init | None:
+        """Return the one that came last, whose memory is the warmest; None if there is none."""
+        return self._waiting.pop() if self._waiting else None
+
+    def take_surplus(self) -> Init:
+        """Return one of those that are too many after a pause."""
+        return self._waiting.pop(0)
+
+    def discard(self, dead: Init) -> None:
+        """Forget one that has died."""
+        if dead in self._waiting:
+            self._waiting.remove(dead)
+
+
+class Nursery:
+    """Forks inits."""
+
+    def __init__(self, work_root: str, sandboxes: Sandboxes | None, groups: Groups | None) -> None:
+        """Prepare.
+
+        Args:
+            work_root: see forkserver.main(). sandboxes: None if this machine cannot have any.
+            groups: None if sandboxes cannot have control groups.
+        """
+        self._work_root = work_root
+        self._sandboxes = sandboxes
+        self._groups = groups
+        self._launcher_pid = os.getpid()
+        self._uids_taken: set[int] = set()
+        if sandboxes and not groups:
+            sandboxes.refuse_uncounted_memory()
+        self._by_tier = {protocol.TRUSTED: self._fork_trusted, protocol.SANDBOXED: self._fork_sandboxed}
+
+    def fork(self, tier: str) -> Init:
+        """Return a new init that has been told to get ready. Raises OSError: the host does not allow it."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                made = self._by_tier[tier](ours, theirs)
+            except OSError:
+                ours.close()
+                raise
+        made.get_ready()
+        return made
+
+    def prepare_places(self, shared: list[str]) -> None:
+        """Make the targets of what one agent has of the host besides what every agent has."""
+        if self._sandboxes:
+            for source in shared:
+                self._sandboxes.skeleton.make_place(source)
+
+    def bury(self, dead: Init) -> None:
+        """Let go of one that has been waited for."""
+        if dead.uid is not None:
+            self._uids_taken.discard(dead.uid)
+        dead.close()
+
+    def _fork_trusted(self, ours: socket.socket, theirs: socket.socket) -> Init:
+        directory = workdir.new_path(self._work_root)
+        pid = os.fork()
+        if pid == 0:
+            init.serve(theirs, directory, self._launcher_pid)
+        made = Init(pid, ours, None, None)
+        made.directory = directory
+        return made
+
+    def _fork_sandboxed(self, ours: socket.socket, theirs: socket.socket) -> Init:
+        if self._sandboxes is None:
+            raise OSError(f"cannot make a sandbox: {protocol.SANDBOXED} is not possible on this machine")
+        pid = kernel.clone(namespaces.ALL)
+        if pid == 0:
+            self._sandboxes.serve(theirs)
+        # Until it is told to get ready it does nothing, so nothing of it escapes what is set up here.
+        try:
+            return Init(pid, ours, self._map_user(pid), self._make_group(pid))
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            raise
+
+    def _map_user(self, pid: int) -> int | None:
+        if os.geteuid() != 0:
+            return None
+        uid = next(number for number in range(_FIRST_UID, _FIRST_UID + 100_000) if number not in self._uids_taken)
+        namespaces.map_user(pid, uid, uid)
+        self._uids_taken.add(uid)
+        return uid
+
+    def _make_group(self, pid: int) -> Group | None:
+        if self._groups is None:
+            return None
+        group = self._groups.make(pid)
+        try:
+            group.add(pid)
+        except OSError:
+            group.remove()
+            raise
+        return group

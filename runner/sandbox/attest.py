@@ -1,0 +1,75 @@
+"""The sandbox as the kernel sees it: looked at from inside, by the process that becomes the agent, after every step.
+
+A step that a kernel, a filter or a mistake of ours has turned into nothing is found here, before the agent starts.
+"""
+
+from __future__ import annotations
+
+from runner.sandbox import namespaces
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+# Field of /proc/self/status -> layer, what it must be. Source: proc(5).
+_STATUS = {
+    "CapEff": ("no_capabilities", "0000000000000000"),
+    "CapPrm": ("no_capabilities", "0000000000000000"),
+    "CapInh": ("no_capabilities", "0000000000000000"),
+    "CapBnd": ("no_capabilities", "0000000000000000"),
+    "CapAmb": ("no_capabilities", "0000000000000000"),
+    "NoNewPrivs": ("no_new_privs", "1"),
+    "Seccomp": ("seccomp", "2"),
+}
+
+_READ_ONLY_ROOT = "read_only_root"
+
+
+class NotIsolated(Exception):
+    """A layer of the sandbox is not in effect."""
+
+
+def attest(host: Mapping[str, str], writable: Iterable[str]) -> list[str]:
+    """Return the names of the layers in effect, which are all that this tier has.
+
+    Args:
+        host: namespaces.identities() of the launcher. writable: mount points that may be written.
+    Raises:
+        NotIsolated: naming the first layer that is not.
+    """
+    layers = list(_namespaces(host))
+    layers += dict.fromkeys(_status())
+    layers += mount_layers(set(writable))
+    return layers
+
+
+def _namespaces(host: Mapping[str, str]) -> Iterator[str]:
+    for name, identity in namespaces.identities().items():
+        if identity == host[name]:
+            raise NotIsolated(f"the {name} namespace is that of the host")
+        yield f"{name}_namespace"
+
+
+def _status() -> Iterator[str]:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        found = dict(line.rstrip("\n").split(":\t", 1) for line in file)
+    for field, (layer, wanted) in _STATUS.items():
+        if found.get(field) != wanted:
+            raise NotIsolated(f"{layer}: {field} is {found.get(field)}")
+        yield layer
+
+
+def mount_layers(writable: set[str], table: str = "/proc/self/mountinfo") -> Iterator[str]:
+    """Yield the layers that the mounts make. Raises NotIsolated.
+
+    Source: proc(5), /proc/pid/mountinfo: the fifth field is the mount point, the sixth its attributes.
+    """
+    with open(table, encoding="utf-8", errors="surrogateescape") as file:
+        mounts = [line.split(" ")[4:6] for line in file]
+    for place, attributes in mounts:
+        on = set(attributes.split(","))
+        if not {"nosuid"} <= on or not on & {"nodev", "noexec"}:
+            raise NotIsolated(f"the mount {place} is {attributes}")
+        if place not in writable and "ro" not in on:
+            raise NotIsolated(f"the mount {place} can be written")
+    yield _READ_ONLY_ROOT

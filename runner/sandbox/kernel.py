@@ -1,0 +1,117 @@
+"""System calls that the standard library does not offer, as functions that raise OSError.
+
+Called through ctypes. PyDLL keeps the interpreter's lock, which a call that returns twice needs.
+"""
+
+import ctypes
+import os
+import platform
+import signal
+
+_ARCHITECTURE = platform.machine()
+
+# Calls from 424 on have the same number on every architecture. Source: the kernel's asm-generic/unistd.h.
+_NUMBERS = {"clone": {"x86_64": 56, "aarch64": 220}, "pivot_root": {"x86_64": 155, "aarch64": 41}}
+_MOUNT_SETATTR = 442
+
+_AT_RECURSIVE = 0x8000
+_MNT_DETACH = 2
+_PR_CAPBSET_DROP = 24
+_CAPABILITY_VERSION_3 = 0x20080522
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_locked = ctypes.PyDLL(None, use_errno=True)
+
+
+class _MountAttributes(ctypes.Structure):
+    """struct mount_attr. Source: mount_setattr(2)."""
+
+    _fields_ = [(name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd")]
+
+
+def clone(flags: int) -> int:
+    """Fork this process, which must have one thread, into new namespaces; return the pid, 0 in the child.
+
+    clone(2) and not clone3(2): it is there on every kernel and behind every filter that lets a container make
+    namespaces, and what only the newer one can do (a child born into a cgroup) is done before the child goes on.
+
+    The C library does not know of the new process, so its own record of the thread is wrong in the child until that
+    forks in the ordinary way. The interpreter is told, as by os.fork().
+
+    Args:
+        flags: CLONE_NEW… flags of clone(2).
+    """
+    zero = ctypes.c_long(0)
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid = int(_locked.syscall(_number("clone"), ctypes.c_long(flags | signal.SIGCHLD), zero, zero, zero, zero))
+    if pid == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+        return 0
+    error = ctypes.get_errno()
+    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    if pid < 0:
+        raise OSError(error, f"cannot make namespaces: {os.strerror(error)}")
+    return pid
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
+    """Mount a file system, or bind a path to another. Source: mount(2)."""
+    encoded = [None if text is None else os.fsencode(text) for text in (source, target, kind, options)]
+    done = _libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3])
+    _check(done, f"cannot mount {source} on {target}")
+
+
+def restrict_mount(target: str, attributes: int) -> None:
+    """Add attributes to a mount and to all mounts below it.
+
+    Unlike a remount it leaves the attributes alone that the host has locked. Source: mount_setattr(2), Linux 5.12.
+    """
+    wanted = _MountAttributes(attr_set=attributes)
+    size = ctypes.c_size_t(ctypes.sizeof(wanted))
+    here = ctypes.c_long(-100)
+    path = os.fsencode(target)
+    done = _libc.syscall(_MOUNT_SETATTR, here, path, ctypes.c_uint(_AT_RECURSIVE), ctypes.byref(wanted), size)
+    _check(done, f"cannot restrict the mount {target}")
+
+
+def pivot_root(new_root: str) -> None:
+    """Make a mount point the root of this mount namespace, and let go of the old root and of all below it.
+
+    Both places may be the same directory: the old root then lies on top of the new one. Source: pivot_root(2), Notes.
+    """
+    os.chdir(new_root)
+    _check(_libc.syscall(_number("pivot_root"), b".", b"."), f"cannot pivot to {new_root}")
+    _check(_libc.umount2(b".", _MNT_DETACH), "cannot let go of the old root")
+    os.chdir("/")
+
+
+def sethostname(name: str) -> None:
+    """Set the name of the machine. Source: sethostname(2)."""
+    encoded = name.encode()
+    _check(_libc.sethostname(encoded, ctypes.c_size_t(len(encoded))), "cannot set the host name")
+
+
+def drop_all_capabilities() -> None:
+    """Give up every capability of this thread for good, and the possibility of getting any by exec.
+
+    Source: capabilities(7); capset(2), whose data are two structs of three zeros.
+    """
+    for capability in range(64):
+        # The first that this kernel does not know is an error, and the end.
+        if _libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0) < 0:
+            break
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    _check(_libc.capset(header, bytes(24)), "cannot drop capabilities")
+
+
+def _number(name: str) -> int:
+    try:
+        return _NUMBERS[name][_ARCHITECTURE]
+    except KeyError:
+        raise OSError(38, f"cannot call {name}: {_ARCHITECTURE} is not supported") from None
+
+
+def _check(result: int, what: str) -> None:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")

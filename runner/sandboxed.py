@@ -1,0 +1,140 @@
+"""The init of one sandboxed run: the first process in its own namespaces, and the process that becomes the agent.
+
+Who does what, with which rights:
+  launcher  clones the init into new namespaces and, as root, maps its user; then it says GET_READY
+  init      has all capabilities in its namespaces, none outside. It assembles the file system, forks the process that
+            waits for a run, gives up everything and waits. It is process 1 in there: when it ends, the kernel kills all
+            the others, and it has not ended before they have. Source: pid_namespaces(7)
+  agent     takes the run, adds what only the run tells (the agent's folder), makes the sandbox its root, becomes the
+            inside user, gives up everything, filters its system calls, looks whether all of that holds, and only
+            then runs code that is not ours
+
+Everything up to the arrival of the run takes no time of the run. A step that fails ends the run; nothing is left out.
+It serves one run: a namespace that an agent has used is not used again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+
+from runner import enter, protocol
+from runner.init import TreeUsage
+from runner.sandbox import attest, kernel, mounts, namespaces, prctl, rlimits, seccomp
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+_HOST_NAME = "sandbox"
+
+# Signals for which the interpreter has handlers or which it ignores. A process 1 gets no signal from inside its
+# namespace for which it has no handler. Source: pid_namespaces(7).
+_PYTHON_SIGNALS = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
+
+
+class Sandboxes:
+    """What all sandboxes have in common: made by the launcher once, inherited by every init."""
+
+    def __init__(self, skeleton: mounts.Skeleton) -> None:
+        self.skeleton = skeleton
+        self._host = namespaces.identities()
+        self._filter = seccomp.build(network=False)
+        self._maps_itself = os.geteuid() != 0
+
+    def refuse_uncounted_memory(self) -> None:
+        """Let agents have no memory that no limit counts; for those that will have no control group."""
+        self._filter = seccomp.build(network=False, also_refused=seccomp.UNCOUNTED_MEMORY)
+
+    def serve(self, connection: socket.socket) -> NoReturn:
+        """Be the init of one run. Args: connection: to the launcher."""
+        try:
+            for number in _PYTHON_SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            os.setsid()
+            connection = enter.keep_only(connection)
+            protocol.receive(connection)
+            self._build()
+            agent = self._fork_agent(connection)
+            self._give_up_everything()
+            _die_with_launcher(connection)
+            _wait_until_over(connection, agent)
+        except protocol.Disconnected:
+            os._exit(0)
+        except BaseException as error:
+            _tell_failure(connection, error)
+            os._exit(1)
+
+    def _build(self) -> None:
+        if self._maps_itself:
+            namespaces.map_user("self", os.geteuid(), os.getegid())
+        enter.apply_what_is_inherited()
+        namespaces.lower_ceilings()
+        kernel.sethostname(_HOST_NAME)
+        self.skeleton.assemble()
+
+    def _fork_agent(self, connection: socket.socket) -> int:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._wait_and_start(connection)
+            except protocol.Disconnected:
+                os._exit(0)
+            except BaseException as error:
+                _tell_failure(connection, error)
+            os._exit(1)
+        return pid
+
+    def _wait_and_start(self, connection: socket.socket) -> NoReturn:
+        os.setsid()
+        limits, spec, descriptors = enter.receive_run(connection)
+        self.skeleton.enter(spec["folder"], spec["shared"], spec["disk_bytes"])
+        self._give_up_everything()
+        enter.place(descriptors)
+        os.chdir(protocol.AGENT_PLACE)
+        rlimits.apply(limits)
+        seccomp.load(self._filter)
+        layers = attest.attest(self._host, mounts.WRITABLE)
+        protocol.send(connection, {"tell": protocol.ISOLATED, "layers": layers})
+        enter.start(spec, protocol.AGENT_PLACE, mounts.WORK, "/tmp")
+
+    def _give_up_everything(self) -> None:
+        if not self._maps_itself:
+            namespaces.become_inside_user()
+        kernel.drop_all_capabilities()
+
+
+def _die_with_launcher(connection: socket.socket) -> None:
+    """Ask for the kernel's parent-death signal; only now, because a change of user undoes it. Source: prctl(2).
+
+    The launcher may have died before. It has no pid in here to compare with, but its end of the connection is closed.
+    """
+    prctl.ask_for_parent_death_signal()
+    prctl.hide_memory()
+    poll = select.poll()
+    poll.register(connection, 0)
+    if poll.poll(0):
+        os._exit(0)
+
+
+def _wait_until_over(connection: socket.socket, agent: int) -> NoReturn:
+    """Reap until the agent has ended, then end all others, and tell what the tree has used; ends this process."""
+    usage = TreeUsage()
+    status = usage.wait_for(agent)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, signal.SIGKILL)
+    usage.wait_for_all()
+    protocol.send(connection, {"tell": protocol.ENDED, "status": status, "usage": usage.record()})
+    os._exit(0)
+
+
+def _tell_failure(connection: socket.socket, error: BaseException) -> None:
+    with contextlib.suppress(protocol.Disconnected):
+        protocol.send(connection, {"tell": protocol.FAILED, "error": _words(error)})
+
+
+def _words(error: BaseException) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__

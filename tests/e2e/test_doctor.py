@@ -1,0 +1,111 @@
+"""`corral doctor`, and the server on a machine that cannot have sandboxes."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import problems, without_sandboxes
+from tests.helpers.command import CORRAL, corral, environment
+from tests.helpers.server import AGENTS, RunningServer
+
+REASON = "cannot make namespaces"
+
+
+def corral_without_sandboxes(*arguments: str | Path, **extra: str) -> subprocess.CompletedProcess[str]:
+    without_sandboxes.require()
+    return subprocess.run(
+        [*without_sandboxes.WRAPPER, *CORRAL, *map(str, arguments)],
+        env=environment(COLUMNS="200", **extra),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_doctor_on_a_sound_machine_says_so() -> None:
+    answer = corral("doctor")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "seccomp" in answer.stdout.splitlines()[-1]
+    assert "BAD" not in answer.stdout.splitlines()[-1]
+
+
+def test_doctor_as_json_on_a_sound_machine_lists_layers_and_checks() -> None:
+    answer = corral("doctor", "--json")
+    report = json.loads(answer.stdout)
+    assert answer.returncode == 0
+    assert report["canary"]["error"] is None
+    assert {"pid_namespace", "seccomp", "read_only_root"} <= set(report["canary"]["layers"])
+    found = {check["name"]: check["found"] for check in report["checks"]}
+    assert found["kernel"] == os.uname().release
+    assert found["architecture"] == os.uname().machine
+
+
+def test_doctor_where_no_sandbox_can_be_made_fails_and_says_what_to_change() -> None:
+    answer = corral_without_sandboxes("doctor")
+    assert answer.returncode == 1
+    assert f"BAD  A sandboxed run failed: {REASON}" in answer.stdout
+    assert "sysctl -w user.max_user_namespaces" in answer.stdout
+    as_json = corral_without_sandboxes("doctor", "--json")
+    report = json.loads(as_json.stdout)
+    assert as_json.returncode == 1
+    assert report["canary"]["error"].startswith(REASON)
+    assert report["canary"]["layers"] == []
+    (bad,) = (check for check in report["checks"] if check["name"] == "user.max_user_namespaces")
+    assert (bad["found"], bad["advice"] is None) == ("0", False)
+
+
+def test_server_where_no_sandbox_can_be_made_refuses_to_start_and_names_reason_and_doctor(tmp_path: Path) -> None:
+    answer = corral_without_sandboxes("serve", "--port", "0", "--data", tmp_path / "data", "--agents", AGENTS)
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert REASON in answer.stderr
+    assert "corral doctor" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert not (tmp_path / "data" / "corral.db").exists()
+
+
+@pytest.mark.parametrize("value", ['["seccomp"]', '["sandbox", "cgroup"]', '["*"]', "true"])
+def test_what_may_be_missing_is_named_exactly(value: str, tmp_path: Path) -> None:
+    answer = corral("serve", "--port", "0", "--data", tmp_path / "data", CORRAL_ALLOW_DEGRADED=value)
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert "allow_degraded" in answer.stderr
+
+
+def test_leave_to_do_without_sandboxes_is_not_used_where_they_are_possible(tmp_path: Path) -> None:
+    with RunningServer(tmp_path / "data", allow_degraded=["sandbox"]) as server:
+        assert server.http.get("/admin/health").json()["isolation"]["tier"] == "sandboxed"
+        assert server.run("ok")["isolation"]["tier"] == "sandboxed"
+
+
+@pytest.fixture(scope="module")
+def degraded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    without_sandboxes.require()
+    data = tmp_path_factory.mktemp("degraded") / "data"
+    with RunningServer(data, wrapper=without_sandboxes.WRAPPER, allow_degraded=["sandbox"]) as running:
+        running.run("trusted")
+        yield running
+
+
+def test_degraded_server_tells_it_in_its_health(degraded: RunningServer) -> None:
+    isolation = degraded.http.get("/admin/health").json()["isolation"]
+    (reason,) = isolation.pop("reasons")
+    assert reason.startswith(REASON)
+    assert isolation == {"tier": "trusted", "effective": [], "degraded": ["sandbox"]}
+
+
+def test_degraded_server_takes_no_sandboxed_execution(degraded: RunningServer) -> None:
+    before = degraded.http.get("/executions").json()
+    answer = degraded.http.post("/executions/run", json={"agent_id": "ok", "input": {}})
+    assert REASON in problems.check(answer, 503)["detail"]
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert degraded.http.get("/executions").json() == before
+
+
+def test_degraded_server_runs_trusted_agents(degraded: RunningServer) -> None:
+    execution = degraded.run("trusted")
+    assert execution["status"] == "COMPLETED"
+    assert execution["isolation"]["tier"] == "trusted"

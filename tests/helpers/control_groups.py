@@ -1,0 +1,13 @@
+"""Looking at the control groups that a server makes."""
+
+from pathlib import Path
+
+from runner.sandbox import cgroup
+
+
+def groups_of(launcher_pid: int) -> set[Path]:
+    """Return the folders of the groups that a launcher has made for its sandboxes, wherever this process's own are."""
+    own = cgroup.own_groups(Path("/proc/self/cgroup").read_text())
+    mounted = cgroup.mounted_hierarchies(Path("/proc/self/mountinfo").read_text())
+    folders = [Path(mounted[name] + own[name]) for name in own.keys() & mounted.keys()]
+    return {found for folder in folders for found in folder.glob(f"corral-{launcher_pid}-*")}

@@ -1,0 +1,71 @@
+"""The sandboxed run at the start of the server, which decides whether there can be others."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from runner import canary
+from supervisor.machine.canary import send_canary
+from tests.helpers import without_sandboxes
+from tests.helpers.command import ROOT
+from tests.helpers.server import RunningServer
+
+LAYERS = {f"{name}_namespace" for name in ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup")} | {
+    *("no_capabilities", "no_new_privs", "seccomp", "read_only_root")
+}
+
+
+def test_canary_finds_every_layer_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    found = send_canary()
+    assert (set(found.layers), found.error) == (LAYERS, None)
+    assert found.healthy
+    assert os.listdir(tmp_path) == []
+
+
+def test_health_tells_what_the_canary_found(server: RunningServer) -> None:
+    isolation = server.http.get("/admin/health").json()["isolation"]
+    assert set(isolation.pop("effective")) == LAYERS
+    assert isolation == {"tier": "sandboxed", "degraded": [], "reasons": []}
+
+
+SCRIPT = """
+import json, sys
+from runner import canary
+canary._CODE = sys.argv[2]
+print(json.dumps(canary.try_sandbox(sys.argv[1])))
+"""
+
+USELESS = {
+    "another result": ("def run(input): return 1", "no result"),
+    "no result": ("import os\ndef run(input): os._exit(0)", "no result"),
+    "half a line": ("import os\ndef run(input):\n os.write(3, b'{')\n os._exit(0)", "no result"),
+    "an error": ("def run(input): raise ValueError('it broke')", "no result"),
+}
+
+
+@pytest.mark.parametrize(("code", "error"), USELESS.values(), ids=USELESS)
+def test_canary_without_its_result_is_an_error_with_a_reason(code: str, error: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "canary"), code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    assert list(found) == ["error"]
+    assert error in found["error"]
+
+
+def test_canary_where_no_sandbox_can_be_made_names_the_step(tmp_path: Path) -> None:
+    without_sandboxes.require()
+    command = [*without_sandboxes.WRAPPER, sys.executable, "-I", "-S", canary.__file__, str(tmp_path / "canary")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    assert json.loads(done.stdout) == {"error": "cannot make namespaces: No space left on device"}

@@ -1,0 +1,258 @@
+"""What hostile agents try, and what comes of it. After each, nothing of it is left: see nothing_is_left."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.server import RunningServer
+from tests.helpers.wait import wait_until
+
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def secret_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server with a secret in its environment."""
+    os.environ["SECRET"] = "hunter2"
+    try:
+        with RunningServer(tmp_path_factory.mktemp("secret") / "data") as running:
+            running.run("ok")
+            yield running
+    finally:
+        del os.environ["SECRET"]
+
+
+def attack(server: RunningServer, name: str, *arguments: Any) -> Any:
+    """Run an attack to its end and return what the agent says came of it."""
+    execution = server.run("hostile", attack=name, **{"with": list(arguments)})
+    assert execution["status"] == "COMPLETED", execution
+    return execution["final_result"]["outcome"]
+
+
+def begin(server: RunningServer, name: str) -> str:
+    """Start an attack that never ends; return its execution's id when it is under way."""
+    execution_id = server.submit("hostile", attack=name)
+    server.wait_for_progress(execution_id)
+    return execution_id
+
+
+# -- ends -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["fork_bomb", "ignore_everything", "stop_itself", "hop", "spin_in_threads"])
+def test_cancel_of_what_does_not_want_to_end_leaves_nothing_alive(server: RunningServer, name: str) -> None:
+    execution_id = begin(server, name)
+    server.cancel(execution_id)
+    execution = server.wait_for_end(execution_id)
+    assert execution["status"] in ("CANCELED", "FAILED")
+    wait_until(lambda: not server.runs())
+    assert server.run("ok")["status"] == "COMPLETED"
+
+
+def test_fork_bomb_gets_no_more_processes_than_its_limit(server: RunningServer) -> None:
+    execution_id = begin(server, "fork_bomb")
+    children = server.get(execution_id)["progress"]["children"]
+    server.cancel(execution_id)
+    server.wait_for_end(execution_id)
+    assert children < 32
+
+
+def test_daemon_of_an_agent_that_has_ended_is_killed(server: RunningServer) -> None:
+    assert attack(server, "detach") is None
+    wait_until(lambda: not server.runs())
+
+
+def test_signals_to_everyone_reach_nobody_else(server: RunningServer) -> None:
+    other = begin(server, "ignore_everything")
+    attack(server, "signal_all")
+    assert server.get(other)["status"] == "RUNNING"
+    server.cancel(other)
+    server.wait_for_end(other)
+
+
+def test_stop_signal_to_the_init_does_not_reach_it(server: RunningServer) -> None:
+    attack(server, "stop_parent")
+
+
+def test_orphans_are_reaped(server: RunningServer) -> None:
+    attack(server, "orphans", 100)
+
+
+def test_unreaped_children_are_bounded_by_the_limit(server: RunningServer) -> None:
+    assert attack(server, "zombies", 100) == ["EAGAIN", "done"]
+
+
+# -- what it sees -----------------------------------------------------------------------------------------------------
+
+
+def test_files_of_the_host_are_not_there(server: RunningServer) -> None:
+    paths = [server.data, server.data / "corral.db", "/etc/shadow", "/home", "/var", "/boot", "/sys", "/proc/sys"]
+    assert set(attack(server, "read", *map(str, paths))) == {"ENOENT"}
+
+
+def test_no_other_process_is_seen(server: RunningServer) -> None:
+    other = begin(server, "ignore_everything")
+    processes = attack(server, "visible_processes")
+    assert 1 not in processes
+    assert len(processes) == 1
+    server.cancel(other)
+    server.wait_for_end(other)
+
+
+def test_secret_of_the_server_is_in_nothing_that_can_be_read(secret_server: RunningServer) -> None:
+    assert "hunter2" not in attack(secret_server, "secrets")
+
+
+def test_nothing_but_its_own_places_can_be_written(server: RunningServer) -> None:
+    refused = [
+        "/x",
+        "/usr/x",
+        "/etc/passwd",
+        "/agent/agent.py",
+        "/corral/agent.py",
+        "/proc/sys/kernel/hostname",
+        "/dev/x",
+    ]
+    assert set(attack(server, "write", *refused)) <= {"EROFS", "EACCES", "ENOENT"}
+    assert attack(server, "write", "/work/x", "/tmp/x", "/dev/shm/x") == ["done"] * 3
+
+
+def test_status_shows_no_privilege(server: RunningServer) -> None:
+    status = attack(server, "status")
+    assert {status[name] for name in ("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb")} == {"0" * 16}
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert status["Uid"].split() == ["1000"] * 4
+
+
+def test_every_mount_ignores_privileged_programs_and_devices(server: RunningServer) -> None:
+    mounts = {place: set(flags.split(",")) for place, flags in attack(server, "mounts")}
+    assert all("nosuid" in flags and flags & {"nodev", "noexec"} for flags in mounts.values())
+    writable = {place for place, flags in mounts.items() if "rw" in flags}
+    assert {place for place in writable if not place.startswith("/dev/")} == {"/proc", "/tmp", "/work"}
+
+
+def test_only_its_own_descriptors_are_open(server: RunningServer) -> None:
+    assert attack(server, "descriptors") == [0, 1, 2, 3, 4]
+
+
+# -- the kernel -------------------------------------------------------------------------------------------------------
+
+
+def test_only_local_sockets_can_be_made(server: RunningServer) -> None:
+    assert set(attack(server, "sockets").values()) == {"EAFNOSUPPORT"}
+
+
+def test_unix_sockets_of_the_server_are_not_reachable(server: RunningServer) -> None:
+    path = str(server.data / "launcher.sock")
+    assert attack(server, "connect", path) in ("ENOENT", "OSError")
+
+
+def test_no_new_namespace_can_be_made(server: RunningServer) -> None:
+    assert attack(server, "namespaces") == ["EPERM", "EPERM", "ENOSYS"]
+
+
+REFUSED = {
+    "ptrace": (101, "EPERM"),
+    "process_vm_readv": (310, "EPERM"),
+    "mount": (165, "EPERM"),
+    "umount2": (166, "EPERM"),
+    "chroot": (161, "EPERM"),
+    "fsopen": (430, "EPERM"),
+    "mknod": (133, "EPERM"),
+    "keyctl": (250, "ENOSYS"),
+    "io_uring_setup": (425, "ENOSYS"),
+    "bpf": (321, "EPERM"),
+    "perf_event_open": (298, "EPERM"),
+    "userfaultfd": (323, "EPERM"),
+    "settimeofday": (164, "EPERM"),
+    "sethostname": (170, "EPERM"),
+    "reboot": (169, "EPERM"),
+    "x32 getpid": (0x40000000 | 39, "ENOSYS"),
+}
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are those of x86_64")
+def test_system_calls_that_agents_do_not_need_are_refused(server: RunningServer) -> None:
+    found = attack(server, "by_number", *(number for number, _ in REFUSED.values()))
+    assert dict(zip(REFUSED, found, strict=True)) == {name: error for name, (_, error) in REFUSED.items()}
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the code is that of x86_64")
+def test_system_call_of_another_architecture_kills(server: RunningServer) -> None:
+    in_32_bits = "b814000000" + "cd80" + "c3"  # mov eax, 20; int 0x80; ret
+    assert attack(server, "machine_code", in_32_bits) == -31
+
+
+def test_terminal_cannot_be_typed_into(server: RunningServer) -> None:
+    assert attack(server, "terminal") == [-1, -1, "EPERM", "EPERM"]
+
+
+def test_limits_cannot_be_raised(server: RunningServer) -> None:
+    found = attack(server, "raise_limits")
+    assert set(found) <= {"EPERM", "EACCES", "ValueError", "PermissionError"}
+
+
+def test_inotify_of_the_machine_is_not_exhausted(server: RunningServer) -> None:
+    assert attack(server, "inotify") <= 16
+
+
+# -- resources --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["/work", "/tmp", "/dev/shm"])
+def test_disk_ends_at_its_limit(server: RunningServer, folder: str) -> None:
+    assert attack(server, "fill", folder) == "ENOSPC"
+    assert attack(server, "many_files", folder) == "ENOSPC"
+
+
+def has_groups(server: RunningServer) -> bool:
+    return "cgroup" in server.run("ok")["isolation"]["effective"]
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers are those of x86_64")
+def test_memory_outside_of_processes_can_be_had_only_where_a_group_counts_it(server: RunningServer) -> None:
+    memfd_create, shmget = 319, 29
+    outcomes = ["EFAULT", "EINVAL"] if has_groups(server) else ["EPERM", "EPERM"]
+    assert attack(server, "by_number", memfd_create, shmget) == outcomes
+
+
+@pytest.mark.parametrize("name", ["eat_memory", "eat_memory_in_children", "eat_memory_outside_of_processes"])
+def test_memory_of_all_its_processes_together_ends_at_its_limit(server: RunningServer, name: str) -> None:
+    if not has_groups(server):
+        pytest.skip("this machine has no control groups for us: only each process has a limit")
+    execution = server.run("hostile", attack=name)
+    termination = execution["termination"]
+    assert (execution["status"], termination["code"], termination["by"]) == ("FAILED", "MEMORY", "limit")
+    assert termination["limit"] == {"memory_bytes": 256 * MEGABYTE}
+    assert termination["observed"]["peak_memory_bytes"] > 250 * MEGABYTE
+    assert "memory" in execution["error_log"]
+
+
+def test_file_size_and_descriptors_end_at_their_limits(server: RunningServer) -> None:
+    assert attack(server, "huge_file") == "EFBIG"
+    assert attack(server, "eat_descriptors") == "EMFILE"
+
+
+# -- the others -------------------------------------------------------------------------------------------------------
+
+
+def test_ordinary_programs_work(server: RunningServer) -> None:
+    assert attack(server, "ordinary_life") == [[0, 1, 4], ["42", "agent"], "x", 4, True]
+
+
+def test_shell_redirection_to_its_own_output_works(server: RunningServer) -> None:
+    execution = server.run("hostile", attack="shell_redirection")
+    assert execution["final_result"] == {"outcome": 0}, execution
+    assert server.logs(execution["execution_id"])["text"] == "out\n"
+    assert server.logs(execution["execution_id"], "stderr")["text"] == "err\n"
+
+
+def test_record_tells_every_layer(server: RunningServer, tmp_path: Path) -> None:
+    isolation = server.run("ok")["isolation"]
+    assert isolation["tier"] == "sandboxed"
+    assert isolation["missing"] == ([] if "cgroup" in isolation["effective"] else ["cgroup"])
+    namespaces = {f"{name}_namespace" for name in ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup")}
+    assert namespaces | {"no_capabilities", "no_new_privs", "seccomp", "read_only_root"} <= set(isolation["effective"])
