@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -15,18 +16,33 @@ from server import BenchServer
 _PLAIN = [sys.executable, "-I", "-S", "-c", "print('{}')"]
 
 
+# A fresh interpreter in a sandbox, without record, result pipe or limits.
+_BUBBLEWRAP = ["bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"]
+
+TIERS = {"trusted": "noop-trusted", "sandboxed": "noop"}
+
+
 def plain_runs_per_second(runs: int) -> float:
     """A loop over subprocess.run, two at a time: no queue, no record, no cancel."""
-    return _rate(runs, 2, lambda: subprocess.run(_PLAIN, stdin=subprocess.DEVNULL, capture_output=True, check=True))
+    return _loop(_PLAIN, runs)
 
 
-def closed_loop_runs_per_second(server: BenchServer, runs: int, clients: int) -> float:
+def bubblewrap_runs_per_second(runs: int) -> float:
+    """The same with each process in a sandbox of bubblewrap."""
+    return _loop([*_BUBBLEWRAP, *_PLAIN], runs)
+
+
+def _loop(command: list[str], runs: int) -> float:
+    return _rate(runs, 2, lambda: subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True))
+
+
+def closed_loop_runs_per_second(server: BenchServer, agent: str, runs: int, clients: int) -> float:
     """Clients that submit one run, poll until it has ended, and go on with the next."""
 
     def client(count: int) -> None:
         connection = server.client()
         for _ in range(count):
-            execution = connection.wait(connection.submit("noop"))
+            execution = connection.wait(connection.submit(agent))
             assert execution["status"] == "COMPLETED", execution
         connection.close()
 
@@ -36,12 +52,12 @@ def closed_loop_runs_per_second(server: BenchServer, runs: int, clients: int) ->
     return runs / (time.perf_counter() - began)
 
 
-def queued_runs_per_second(server: BenchServer, runs: int) -> float:
+def queued_runs_per_second(server: BenchServer, agent: str, runs: int) -> float:
     """Two clients submit all at once; counted until the last of them has its result."""
 
     def client(count: int) -> list[str]:
         connection = server.client()
-        ids = [connection.submit("noop") for _ in range(count)]
+        ids = [connection.submit(agent) for _ in range(count)]
         connection.close()
         return ids
 
@@ -61,13 +77,13 @@ def queued_runs_per_second(server: BenchServer, runs: int) -> float:
     return runs / seconds
 
 
-def latency_ms(server: BenchServer, runs: int) -> list[float]:
+def latency_ms(server: BenchServer, agent: str, runs: int) -> list[float]:
     """From the submit to the result read, one at a time on an idle server."""
     connection = server.client()
     found = []
     for _ in range(runs):
         began = time.perf_counter()
-        connection.wait(connection.submit("noop"))
+        connection.wait(connection.submit(agent))
         found.append((time.perf_counter() - began) * 1000)
     connection.close()
     return found
@@ -102,10 +118,10 @@ def idle(server: BenchServer, seconds: float) -> dict[str, float]:
     }
 
 
-def cpu_ms_per_run(server: BenchServer, runs: int) -> dict[str, float]:
+def cpu_ms_per_run(server: BenchServer, agent: str, runs: int) -> dict[str, float]:
     """CPU time of each process while a queue is worked off, by run; the agents' is in that of the launcher."""
     before = server.cpu_seconds() | {"client": time.process_time()}
-    queued_runs_per_second(server, runs)
+    queued_runs_per_second(server, agent, runs)
     after = server.cpu_seconds() | {"client": time.process_time()}
     return {f"cpu_ms_per_run_{name}": 1000 * (after[name] - before[name]) / runs for name in before}
 
@@ -113,19 +129,30 @@ def cpu_ms_per_run(server: BenchServer, runs: int) -> dict[str, float]:
 def measure(runs: int) -> dict[str, float]:
     """Return every figure by name."""
     figures = {"plain_loop_runs_per_second": plain_runs_per_second(runs)}
+    if shutil.which("bwrap"):
+        figures["bubblewrap_loop_runs_per_second"] = bubblewrap_runs_per_second(runs)
+    for tier, agent in TIERS.items():
+        figures |= {f"{tier}_{name}": value for name, value in of_tier(agent, runs).items()}
     with BenchServer("--max-running", "2") as server:
-        latency_ms(server, 50)
-        figures |= _spread("submit_to_result_ms", latency_ms(server, runs))
-        figures["http_two_clients_runs_per_second"] = closed_loop_runs_per_second(server, runs, 2)
-        figures["http_queue_two_running_runs_per_second"] = queued_runs_per_second(server, runs)
         figures |= _spread("cancel_after_grace_ms", cancel_ms(server, 20))
-    with BenchServer() as server:
-        figures["http_queue_default_running_runs_per_second"] = queued_runs_per_second(server, runs)
-        figures |= cpu_ms_per_run(server, runs)
-        figures["plain_loop_again_runs_per_second"] = plain_runs_per_second(runs)
         figures |= idle(server, 10)
+    figures["plain_loop_again_runs_per_second"] = plain_runs_per_second(runs)
     plain = (figures["plain_loop_runs_per_second"] + figures["plain_loop_again_runs_per_second"]) / 2
-    figures["queue_two_running_to_plain_ratio"] = figures["http_queue_two_running_runs_per_second"] / plain
+    figures["trusted_queue_to_plain_ratio"] = figures["trusted_queue_two_running_runs_per_second"] / plain
+    return figures
+
+
+def of_tier(agent: str, runs: int) -> dict[str, float]:
+    """What runs of one agent cost."""
+    figures = {}
+    with BenchServer("--max-running", "2") as server:
+        latency_ms(server, agent, 50)
+        figures |= _spread("submit_to_result_ms", latency_ms(server, agent, runs))
+        figures["two_clients_runs_per_second"] = closed_loop_runs_per_second(server, agent, runs, 2)
+        figures["queue_two_running_runs_per_second"] = queued_runs_per_second(server, agent, runs)
+    with BenchServer() as server:
+        figures["queue_default_running_runs_per_second"] = queued_runs_per_second(server, agent, runs)
+        figures |= cpu_ms_per_run(server, agent, runs)
     return figures
 
 
@@ -145,5 +172,5 @@ if __name__ == "__main__":
     parser.add_argument("--runs", type=int, default=1000, help="runs per measurement")
     found = {name: round(value, 2) for name, value in measure(parser.parse_args().runs).items()}
     for name, value in found.items():
-        print(f"{name:45} {value:10.2f}")
+        print(f"{name:50} {value:10.2f}")
     print(json.dumps(found))

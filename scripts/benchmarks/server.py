@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import re
 import signal
 import subprocess
@@ -56,7 +57,12 @@ class BenchServer:
     def __init__(self, *flags: str) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="corral-bench-")
         command = [sys.executable, "-m", "supervisor.cli", "serve", "--port", "0", "--data", self._folder.name]
-        self.process = subprocess.Popen([*command, "--agents", str(AGENTS), *flags], stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [*command, "--agents", str(AGENTS), *flags],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "CORRAL_TRUSTED_AGENTS": '["*"]'},
+        )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         found = re.search(r"http://[^:]+:(\d+)", line)
