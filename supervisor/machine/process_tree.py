@@ -14,6 +14,9 @@ import psutil
 # until a look finds nobody new, at most so often before the loop gets to do something else.
 _FREEZE_ROUNDS = 8
 
+# The root of a namespace is given these rounds, some 35 ms, to wait for its dead and tell of them.
+_ROUNDS_WITHOUT_ROOT = 3
+
 
 class ProcessTree:
     """All processes below one root; the root itself is ours and is not signaled with them."""
@@ -99,11 +102,16 @@ class NamespaceTree(ProcessTree):
     Source: pid_namespaces(7).
     """
 
+    def __init__(self, root_pid: int) -> None:
+        """See ProcessTree."""
+        super().__init__(root_pid)
+        self._rounds = 0
+
     def kill(self) -> int:
-        """Kill the members, so that the root can tell what they have used; after that, the root with all that lives."""
-        killed = 0 if self.killed else super().kill()
-        if killed:
-            return killed
+        """Kill the members, so that the root can tell of them; after some rounds kill the root, and all with it."""
+        self._rounds += 1
+        if self._rounds <= _ROUNDS_WITHOUT_ROOT:
+            return super().kill()
         members = self.members()
         self.killed.update(process.pid for process in members)
         self.kill_root()
