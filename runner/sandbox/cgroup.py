@@ -11,6 +11,8 @@ import contextlib
 import os
 import re
 
+from runner.sandbox import kernel
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,15 +51,15 @@ class Group:
     def add(self, pid: int) -> None:
         """Put a process, and with it all that it will start, into the group."""
         for folder in self._folders:
-            _write(f"{folder}/cgroup.procs", str(pid))
+            kernel.write(f"{folder}/cgroup.procs", str(pid))
 
     def limit(self, memory_bytes: int, processes: int) -> None:
         """Set what the members may use together."""
         limits = [(name, str(memory_bytes)) for name in self.memory_files]
         for name, text in (*limits, *self.fixed):
             if os.path.exists(f"{self._memory}/{name}"):
-                _write(f"{self._memory}/{name}", text)
-        _write(f"{self._pids}/pids.max", str(processes))
+                kernel.write(f"{self._memory}/{name}", text)
+        kernel.write(f"{self._pids}/pids.max", str(processes))
 
     def peak_memory_bytes(self) -> int | None:
         """Return the most memory that the members had together, None if this kernel does not tell."""
@@ -104,7 +106,7 @@ class GroupV1(Group):
         control = os.open(f"{self._memory}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
         event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
-            _write(f"{self._memory}/cgroup.event_control", f"{event} {control}")
+            kernel.write(f"{self._memory}/cgroup.event_control", f"{event} {control}")
         except OSError:
             os.close(event)
             raise
@@ -190,9 +192,9 @@ def _delegate(folder: str, server_pids: set[int]) -> bool:
             return False
         os.makedirs(f"{folder}/{_SERVER_LEAF}", exist_ok=True)
         for pid in members:
-            _write(f"{folder}/{_SERVER_LEAF}/cgroup.procs", str(pid))
+            kernel.write(f"{folder}/{_SERVER_LEAF}/cgroup.procs", str(pid))
         for name in _CONTROLLERS:
-            _write(f"{folder}/cgroup.subtree_control", f"+{name}")
+            kernel.write(f"{folder}/cgroup.subtree_control", f"+{name}")
     except OSError:
         return False
     return True
@@ -209,11 +211,3 @@ def _lives(pid: str) -> bool:
 def _read(path: str) -> str:
     with open(path) as file:
         return file.read()
-
-
-def _write(path: str, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, text.encode())
-    finally:
-        os.close(descriptor)

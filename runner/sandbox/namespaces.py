@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from runner.sandbox import kernel
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,9 +52,9 @@ def map_user(pid: int | str, outside_uid: int, outside_gid: int) -> None:
         pid: of a process in it that has none yet, or "self". outside_uid, outside_gid: ids in this process's namespace;
             other than its own only root may map. Source: user_namespaces(7).
     """
-    _write(f"/proc/{pid}/uid_map", f"{INSIDE_ID} {outside_uid} 1\n")
-    _write(f"/proc/{pid}/setgroups", "deny")
-    _write(f"/proc/{pid}/gid_map", f"{INSIDE_ID} {outside_gid} 1\n")
+    kernel.write(f"/proc/{pid}/uid_map", f"{INSIDE_ID} {outside_uid} 1\n")
+    kernel.write(f"/proc/{pid}/setgroups", "deny")
+    kernel.write(f"/proc/{pid}/gid_map", f"{INSIDE_ID} {outside_gid} 1\n")
 
 
 def become_inside_user() -> None:
@@ -69,15 +71,7 @@ def lower_ceilings() -> list[str]:
 
 def _could_write(name: str, amount: int) -> bool:
     try:
-        _write(f"/proc/sys/user/{name}", str(amount))
+        kernel.write(f"/proc/sys/user/{name}", str(amount))
     except OSError:
         return False
     return True
-
-
-def _write(path: str, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, text.encode())
-    finally:
-        os.close(descriptor)
