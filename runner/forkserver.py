@@ -36,6 +36,7 @@ from runner.inits import Idle, Init, Nursery
 from runner.run import Run
 from runner.sandbox import cgroup, mounts, prctl
 from runner.sandboxed import Sandboxes
+from runner.strays import Strays
 
 if __name__ == "__main__":
     sys.path.pop(0)
@@ -59,12 +60,12 @@ _PEER_CREDENTIALS = struct.Struct("3i")
 class Launcher:
     """The event loop; every descriptor in the selector carries the function that handles it."""
 
-    def __init__(self, listener: socket.socket, nursery: Nursery, cleaners: set[int]) -> None:
+    def __init__(self, listener: socket.socket, nursery: Nursery, strays: Strays) -> None:
         """Prepare.
 
         Args:
             listener: a listening SOCK_SEQPACKET Unix socket. nursery: makes the inits.
-            cleaners: pids of the children that remove work directories.
+            strays: what may come here besides them.
         """
         self._listener = listener
         self._nursery = nursery
@@ -73,8 +74,7 @@ class Launcher:
         self._runs: dict[str, Run] = {}
         self._inits: dict[int, Init] = {}
         self._idle = {tier: Idle() for tier in protocol.TIERS}
-        self._orphaned: list[Run] = []
-        self._cleaners = cleaners
+        self._strays = strays
         self._stopping = False
         self._requests = {protocol.LAUNCH: self._launch, protocol.RELEASE: self._release}
         self._tidings = {
@@ -96,7 +96,8 @@ class Launcher:
             if not ready:
                 self._shrink()
             self._bury()
-            self._kill_strays()
+            for run in self._strays.kill(self._inits):
+                self._send(run.gone())
             self._watch_channel()
         self._kill_everything()
 
@@ -175,7 +176,7 @@ class Launcher:
             idle.add(free)
 
     def _patience(self) -> float | None:
-        if self._orphaned:
+        if self._strays.expected:
             return _KILL_ROUND_SECONDS
         return _PAUSE_SECONDS if any(idle.has_surplus for idle in self._idle.values()) else None
 
@@ -247,7 +248,7 @@ class Launcher:
     def _bury(self) -> None:
         """Wait for every child that has ended: inits that were dismissed or have died, and strays."""
         for pid in _ended_children():
-            self._cleaners.discard(pid)
+            self._strays.note_end(pid)
             dead = self._inits.get(pid)
             if dead is None:
                 continue
@@ -269,24 +270,9 @@ class Launcher:
             return
         run.take_leave()
         if run.tier == protocol.TRUSTED:
-            self._orphaned.append(run)
+            self._strays.expect(run)
             return
         self._send(run.gone())
-
-    def _kill_strays(self) -> None:
-        """Kill what came here when an init was killed; the runs of such inits are gone when no stray is left."""
-        if not self._orphaned:
-            return
-        ours = self._inits.keys() | self._cleaners
-        strays = [pid for pid in tree.children(os.getpid()) if pid not in ours]
-        if strays:
-            tree.kill(strays)
-            return
-        while self._orphaned:
-            run = self._orphaned.pop()
-            if run.directory:
-                self._cleaners.add(workdir.remove_in_background([run.directory]))
-            self._send(run.gone())
 
     def _kill_everything(self) -> None:
         while tree.has_children():
@@ -319,7 +305,7 @@ def main(listener_descriptor: str, work_root: str, skeleton: str) -> None:
     gc.freeze()
     server = os.getppid()
     groups = cgroup.find({server, *tree.children(server)})
-    Launcher(listener, Nursery(work_root, sandboxes, groups), cleaners).serve()
+    Launcher(listener, Nursery(work_root, sandboxes, groups), Strays(cleaners)).serve()
 
 
 def _sandboxes(skeleton: str) -> Sandboxes | None:
