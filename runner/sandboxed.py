@@ -43,7 +43,10 @@ class Sandboxes:
         self.skeleton = skeleton
         self._host = namespaces.identities()
         self._filter = seccomp.build(network=False)
-        self._maps_itself = os.geteuid() != 0
+        # Taken on the host: in a namespace that has no users yet, everybody is told to be the overflow user.
+        # Source: user_namespaces(7), "Unmapped user and group IDs".
+        self._outside_ids = os.geteuid(), os.getegid()
+        self._maps_itself = self._outside_ids[0] != 0
 
     def refuse_uncounted_memory(self) -> None:
         """Let agents have no memory that no limit counts; for those that will have no control group."""
@@ -70,7 +73,7 @@ class Sandboxes:
 
     def _build(self) -> None:
         if self._maps_itself:
-            namespaces.map_user("self", os.geteuid(), os.getegid())
+            namespaces.map_user("self", *self._outside_ids)
         enter.apply_what_is_inherited()
         namespaces.lower_ceilings()
         kernel.sethostname(_HOST_NAME)

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import uuid
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -23,12 +24,17 @@ from tests.helpers.wait import wait_until
 AGENTS = Path(__file__).parent.parent / "agents"
 _FINAL = {"COMPLETED", "FAILED", "CANCELED"}
 
+# In every server's environment; no agent must ever see it.
+SECRET = f"secret-{uuid.uuid4().hex}"
+
 
 def _environment(settings: dict[str, Any]) -> dict[str, str]:
     """Return ours with these settings and no others, but with leave for the test agents that want no sandbox."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("CORRAL_")}
     settings = {"trusted_agents": ["*"], **settings}
-    return ours | {f"CORRAL_{name.upper()}": json.dumps(value) for name, value in settings.items()}
+    return (
+        ours | {"PASSWORD": SECRET} | {f"CORRAL_{name.upper()}": json.dumps(value) for name, value in settings.items()}
+    )
 
 
 class RunningServer:

