@@ -16,6 +16,7 @@ It serves one run: a namespace that an agent has used is not used again.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import select
 import signal
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
 _HOST_NAME = "sandbox"
 
-# Signals for which the interpreter has handlers or which it ignores. A process 1 gets no signal from inside its
-# namespace for which it has no handler. Source: pid_namespaces(7).
+# Signals for which the interpreter has handlers or which it ignores, besides those of faulthandler. A process 1 gets no
+# signal from inside its namespace for which it has no handler. Source: pid_namespaces(7).
 _PYTHON_SIGNALS = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
 
 
@@ -55,6 +56,7 @@ class Sandboxes:
     def serve(self, connection: socket.socket) -> NoReturn:
         """Be the init of one run. Args: connection: to the launcher."""
         try:
+            faulthandler.disable()
             for number in _PYTHON_SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             os.setsid()
@@ -92,6 +94,7 @@ class Sandboxes:
         return pid
 
     def _wait_and_start(self, connection: socket.socket) -> NoReturn:
+        faulthandler.enable()
         os.setsid()
         limits, spec, descriptors = enter.receive_run(connection)
         self.skeleton.enter(spec["folder"], spec["shared"], spec["disk_bytes"])

@@ -91,8 +91,3 @@ def raise_what_has_no_end():
 
 def raise_much(size):
     raise ValueError("x" * size + "end")
-
-
-def work(seconds):
-    """Be as long as that."""
-    time.sleep(seconds)

@@ -94,25 +94,25 @@ def lock(path):
 
 
 def tamper(folder):
-    """Change the files and folders there, in every way there is; return what came of it."""
+    """Change what is in a folder, in every way there is; return what came of it."""
     outcomes = set()
-    for path in [folder, *(os.path.join(folder, name) for name in os.listdir(folder))]:
+    for path in (folder, *(f"{folder}/{name}" for name in os.listdir(folder))):
         descriptor = os.open(path, os.O_RDONLY)
         ways = (
-            lambda path=path: open(path, "r+b"),
-            lambda path=path: os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR),
-            lambda path=path: os.chmod(path, 0o777),
-            lambda descriptor=descriptor: os.fchmod(descriptor, 0o777),
-            lambda path=path: os.chown(path, -1, 1000),
-            lambda path=path: os.utime(path),
-            lambda path=path: os.rename(path, f"{path}.old"),
-            lambda path=path: os.truncate(path, 0),
-            lambda path=path: os.setxattr(path, "user.mark", b"1"),
-            lambda path=path: os.link(path, f"{folder}/link"),
-            lambda path=path: os.symlink(path, f"{folder}/symlink"),
-            lambda path=path: os.remove(path),
-            lambda: os.mkdir(f"{folder}/new"),
+            (open, path, "r+b"),
+            (os.open, f"/proc/self/fd/{descriptor}", os.O_RDWR),
+            (os.chmod, path, 0o777),
+            (os.fchmod, descriptor, 0o777),
+            (os.chown, path, -1, 1000),
+            (os.utime, path),
+            (os.rename, path, f"{path}.old"),
+            (os.truncate, path, 0),
+            (os.setxattr, path, "user.mark", b"1"),
+            (os.link, path, f"{folder}/link"),
+            (os.symlink, path, f"{folder}/symlink"),
+            (os.remove, path),
+            (os.mkdir, f"{folder}/new"),
         )
-        outcomes.update(agent.attempt(way) for way in ways)
+        outcomes.update(agent.attempt(*way) for way in ways)
         os.close(descriptor)
     return sorted(outcomes)
