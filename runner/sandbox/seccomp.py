@@ -22,6 +22,7 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "socketpair": (53, 199),
     "clone": (56, 220),
     "ioctl": (16, 29),
+    "fcntl": (72, 25),
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
@@ -125,6 +126,10 @@ _NETWORK_FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
 # TIOCSTI and TIOCLINUX put input into a terminal. Source: ioctl_tty(2).
 _REFUSED_IOCTLS = (0x5412, 0x541C)
 
+# F_SETLEASE and F_SETDELEG: whoever opens a leased file waits for the holder, up to 45 seconds. Where agents are the
+# server's user they could have it wait for their own folder. Source: fcntl(2), "Leases".
+_REFUSED_FCNTLS = (1024, 1040)
+
 _NAMESPACE_FLAGS = 0x7E020000
 
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
@@ -170,6 +175,7 @@ def build(network: bool, also_refused: Iterable[str] = ()) -> bytes:
         program += _when(name, column, _only(_ARGUMENT_0_AT, families, errno.EAFNOSUPPORT))
     program += _when("clone", column, _without_bits(_ARGUMENT_0_AT, _NAMESPACE_FLAGS, errno.EPERM))
     program += _when("ioctl", column, _except(_ARGUMENT_1_AT, _REFUSED_IOCTLS, errno.EPERM))
+    program += _when("fcntl", column, _except(_ARGUMENT_1_AT, _REFUSED_FCNTLS, errno.EPERM))
     program.append(_instruction(_RETURN, _ALLOW))
     return b"".join(program)
 

@@ -1,5 +1,6 @@
 """A user who is not root, for a server that root's tests start: agents and server are then one user to the kernel."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ _INTERPRETERS = (sys.executable, "/usr/bin/python3")
 _PACKAGES = os.pathsep.join((str(ROOT), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))
 
 
+@functools.cache
 def wrapper() -> tuple[str, ...]:
     """Return what becomes the Python command that it is given as further arguments, as this user.
 

@@ -73,7 +73,7 @@ REFUSED = {
     "none at all": (0xFFFFFFFF, 0xFFFFFFFF, errno.ENOSYS),
 }
 
-SOCKET, SOCKETPAIR, CLONE, IOCTL = (41, 198), (53, 199), (56, 220), (16, 29)
+SOCKET, SOCKETPAIR, CLONE, IOCTL, FCNTL = (41, 198), (53, 199), (56, 220), (16, 29), (72, 25)
 NEW_USER = 0x10000000
 MEMFD_CREATE, SHMGET = (319, 279), (29, 194)
 
@@ -197,6 +197,18 @@ def test_filter_lets_nobody_type_into_a_terminal(
     machine: str, request_: int, verdict: str | int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run(build(monkeypatch, machine), pick(IOCTL, machine), machine, 0, request_) == verdict
+
+
+# Source: fcntl(2); F_DUPFD_CLOEXEC and F_SETPIPE_SZ are next to those that are refused.
+@both
+@pytest.mark.parametrize(
+    ("command", "verdict"),
+    [(0, ALLOWED), (1030, ALLOWED), (1031, ALLOWED), (1024, errno.EPERM), (1040, errno.EPERM)],
+)
+def test_filter_lets_nobody_take_a_lease(
+    machine: str, command: int, verdict: str | int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(build(monkeypatch, machine), pick(FCNTL, machine), machine, 0, command) == verdict
 
 
 @both
