@@ -28,10 +28,11 @@ def flood(stream, megabytes, then="exit"):
         signal.pause()
 
 
-def print_and_raise(text):
-    """Print a text, of which each character is a byte, tell it as progress, and fail with it."""
+def print_and_raise(text, times):
+    """Print a text, of which each character is a byte, so often; tell it as progress, and fail with it."""
     for stream in (1, 2):
-        os.write(stream, text.encode("latin-1"))
+        for _ in range(times):
+            os.write(stream, text.encode("latin-1"))
     agent.CONTEXT.progress({text: text})
     raise ValueError(text)
 
