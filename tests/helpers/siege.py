@@ -38,18 +38,27 @@ _IMPORTED = {
 @contextmanager
 def besieged(folder: Path, user: str) -> Iterator[RunningServer]:
     """Run a server in a new folder that everybody may look into. Args: user: one of USERS."""
-    agents, data = folder / "agents", folder / "data"
-    shutil.copytree(AGENTS, agents, ignore=shutil.ignore_patterns("__pycache__"))
-    _write_variants(agents)
-    data.mkdir(mode=0o700)
-    wrapper: tuple[str, ...] = ()
-    if user == AS_ORDINARY_USER:
-        wrapper = ordinary_user.wrapper()
-        for path in (data, agents, *agents.rglob("*")):
-            os.chown(path, ordinary_user.UID, ordinary_user.UID)
-    with RunningServer(data, "--max-running", "8", agents=agents, wrapper=wrapper) as running:
-        running.run("ok")
+    prepare(folder, user)
+    with serve(folder, user) as running:
         yield running
+
+
+def prepare(folder: Path, user: str) -> None:
+    """Make the folder, with agents and data of its own."""
+    shutil.copytree(AGENTS, folder / "agents", ignore=shutil.ignore_patterns("__pycache__"))
+    _write_variants(folder / "agents")
+    (folder / "data").mkdir(mode=0o700)
+    if user == AS_ORDINARY_USER:
+        for path in (folder / "data", folder / "agents", *(folder / "agents").rglob("*")):
+            os.chown(path, ordinary_user.UID, ordinary_user.UID)
+
+
+def serve(folder: Path, user: str) -> RunningServer:
+    """Start a server in a folder that is prepared."""
+    wrapper = ordinary_user.wrapper() if user == AS_ORDINARY_USER else ()
+    running = RunningServer(folder / "data", "--max-running", "8", agents=folder / "agents", wrapper=wrapper)
+    running.run("ok")
+    return running
 
 
 def _write_variants(agents: Path) -> None:

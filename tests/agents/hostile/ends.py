@@ -91,3 +91,10 @@ def raise_what_has_no_end():
 
 def raise_much(size):
     raise ValueError("x" * size + "end")
+
+
+def end_at_the_deadline():
+    """Exit when the server is to stop this."""
+    deadline = agent.CONTEXT.deadline
+    agent.CONTEXT.progress(deadline)
+    time.sleep(max(0.0, deadline - time.time()))
