@@ -11,6 +11,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.helpers.control_groups import groups_left
 from tests.helpers.named_pipes import Gate, Lifeline
 from tests.helpers.processes import descendants, descriptors, is_spare
 from tests.helpers.server import RunningServer
@@ -51,7 +52,10 @@ def gate(tmp_path: Path) -> Gate:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After each test: no new process, descriptor, thread or mount, neither here nor in the shared server."""
+    """After each test: no new process, descriptor, thread or mount, neither here nor in the shared server.
+
+    Nor a work directory or a control group of a run in that one.
+    """
     watched = request.getfixturevalue("server") if "server" in request.fixturenames else None
     before = _everything()
     in_server = _of_server(watched) if watched else None
@@ -71,9 +75,9 @@ def _everything() -> tuple[set[int], set[str], int, set[str]]:
 
 
 def _mounts() -> set[str]:
-    """Return the mount points below the folder of temporary files; elsewhere the host may mount what it likes."""
+    """Return the mount points below the folders of temporary files; elsewhere the host may mount what it likes."""
     points = {line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()}
-    return {point for point in points if Path(point).is_relative_to(tempfile.gettempdir())}
+    return {point for point in points if any(map(Path(point).is_relative_to, (tempfile.gettempdir(), "/var/tmp")))}
 
 
 def _targets() -> set[str]:
@@ -90,11 +94,13 @@ def _targets() -> set[str]:
     return found
 
 
-def _of_server(server: RunningServer) -> tuple[int, int, set[int], list[str]]:
-    """Return the descriptors of supervisor and launcher, the processes of runs and the work directories."""
+def _of_server(server: RunningServer) -> tuple[int, int, set[int], list[str], set[Path]]:
+    """Return the descriptors of supervisor and launcher, and of runs the processes, directories and control groups."""
+    launcher_pid = server.launcher_pid
     return (
         descriptors(server.process.pid),
-        descriptors(server.launcher_pid),
+        descriptors(launcher_pid),
         server.runs(),
         os.listdir(server.data / "work"),
+        groups_left(launcher_pid),
     )

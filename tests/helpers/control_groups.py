@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from runner.sandbox import cgroup
+from tests.helpers.processes import lives
 
 
 def groups_of(launcher_pid: int) -> set[Path]:
@@ -11,3 +12,8 @@ def groups_of(launcher_pid: int) -> set[Path]:
     mounted = cgroup.mounted_hierarchies(Path("/proc/self/mountinfo").read_text())
     folders = [Path(mounted[name] + own[name]) for name in own.keys() & mounted.keys()]
     return {found for folder in folders for found in folder.glob(f"corral-{launcher_pid}-*")}
+
+
+def groups_left(launcher_pid: int) -> set[Path]:
+    """Return the folders of those whose init does not live any more. They are named after its pid."""
+    return {group for group in groups_of(launcher_pid) if not lives(int(group.name.rpartition("-")[2]))}
