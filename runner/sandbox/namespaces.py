@@ -53,12 +53,18 @@ def map_user(pid: int | str, outside_uid: int, outside_gid: int) -> None:
             other than its own only root may map. Source: user_namespaces(7).
     """
     kernel.write(f"/proc/{pid}/uid_map", f"{INSIDE_ID} {outside_uid} 1\n")
-    kernel.write(f"/proc/{pid}/setgroups", "deny")
+    if pid == "self":
+        # Else one who is not root could leave a group, and with it what that is kept from. Source: user_namespaces(7).
+        kernel.write(f"/proc/{pid}/setgroups", "deny")
     kernel.write(f"/proc/{pid}/gid_map", f"{INSIDE_ID} {outside_gid} 1\n")
 
 
 def become_inside_user() -> None:
-    """Take the inside user's ids; the capabilities stay, because the ids before were not the namespace's root."""
+    """Take the inside user's ids; the capabilities stay, because the ids before were not the namespace's root.
+
+    The other groups of the server's user, which count for files of the host, are left.
+    """
+    os.setgroups([])
     os.setresgid(INSIDE_ID, INSIDE_ID, INSIDE_ID)
     os.setresuid(INSIDE_ID, INSIDE_ID, INSIDE_ID)
 

@@ -17,6 +17,9 @@ AS_WE_ARE, AS_ORDINARY_USER = "as we are", "as an ordinary user"
 # Who the server is: whoever runs the tests, and if that is root, somebody else too.
 USERS = [AS_WE_ARE] if os.geteuid() else [AS_WE_ARE, AS_ORDINARY_USER]
 
+# With groups, as root has them after a login.
+_AS_ROOT = ("setpriv", "--groups=0,4,27")
+
 # The attacks with other limits: name of the agent, and what is another in its manifest.
 _VARIANTS = {
     "brief": {"timeout_seconds = 20": "timeout_seconds = 0.5", "grace_seconds = 0.2": "grace_seconds = 0.1"},
@@ -55,7 +58,7 @@ def prepare(folder: Path, user: str) -> None:
 
 def serve(folder: Path, user: str) -> RunningServer:
     """Start a server in a folder that is prepared."""
-    wrapper = ordinary_user.wrapper() if user == AS_ORDINARY_USER else ()
+    wrapper = ordinary_user.wrapper() if user == AS_ORDINARY_USER else _AS_ROOT if os.geteuid() == 0 else ()
     running = RunningServer(folder / "data", "--max-running", "8", agents=folder / "agents", wrapper=wrapper)
     running.run("ok")
     return running

@@ -110,6 +110,11 @@ def test_status_shows_no_privilege(server: RunningServer) -> None:
     assert status["Uid"].split() == ["1000"] * 4
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can leave a group")
+def test_agent_is_in_no_group_of_the_servers_user(server: RunningServer) -> None:
+    assert attack(server, "status")["Groups"].split() == []
+
+
 def test_every_mount_ignores_privileged_programs_and_devices(server: RunningServer) -> None:
     mounts = {place: set(flags.split(",")) for place, flags in attack(server, "mounts")}
     assert all("nosuid" in flags and flags & {"nodev", "noexec"} for flags in mounts.values())

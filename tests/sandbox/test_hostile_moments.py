@@ -153,7 +153,8 @@ def test_jumps_of_the_clock_move_no_deadline(tmp_path: Path) -> None:
     jump = tmp_path / "jump"
     jump.write_text("0")
     (tmp_path / "sitecustomize.py").write_text(JUMPING.format(path=str(jump)))
-    with RunningServer(tmp_path / "data", wrapper=("env", f"PYTHONPATH={tmp_path}")) as server:
+    path = os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", "")))
+    with RunningServer(tmp_path / "data", wrapper=("env", f"PYTHONPATH={path}")) as server:
         patient = siege.begin(server, "ignore_everything")  # for 20 seconds
         for days in (-3, 7):
             jump.write_text(str(days * DAY))
