@@ -26,6 +26,10 @@ _VARIANTS = {
     "crowded": {"processes = 32": "processes = 1000", "memory_bytes = 268435456": "memory_bytes = 4294967296"},
 }
 
+_BRIEF = "timeout_seconds = 0.5\ngrace_seconds = 0.1\nlimits.processes = 32"
+
+_ENDLESS_EXIT = "trap 'while :; do :; done' EXIT TERM\nexit 0"
+
 # What attacks as soon as it is imported. Like the others it does so in a sandbox only.
 _GUARD = """import os
 if os.uname().nodename != "sandbox" or os.getpid() > 100:
@@ -75,8 +79,8 @@ def _write_variants(agents: Path) -> None:
             changed = changed.replace(old, new)
         write_agent(agents, name, changed, files)
     for name, code in _IMPORTED.items():
-        brief = 'entrypoint = "agent:run"\ntimeout_seconds = 0.5\ngrace_seconds = 0.1\nlimits.processes = 32'
-        write_agent(agents, name, brief, {"agent.py": _GUARD + code})
+        write_agent(agents, name, f'entrypoint = "agent:run"\n{_BRIEF}', {"agent.py": _GUARD + code})
+    write_agent(agents, "command_without_end", f'command = ["sh", "exit.sh"]\n{_BRIEF}', {"exit.sh": _ENDLESS_EXIT})
 
 
 def submit(server: RunningServer, name: str, *arguments: Any, agent: str = "hostile") -> str:

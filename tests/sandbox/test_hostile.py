@@ -69,7 +69,17 @@ def test_unreaped_children_are_bounded_by_the_limit(server: RunningServer) -> No
 def test_files_of_the_host_are_not_there(server: RunningServer) -> None:
     paths = [server.data, *(server.data / name for name in ("corral.db", "logs", "work", "launcher.sock"))]
     assert all(path.exists() for path in paths)
-    paths += [server.agents / "ok", "/etc/shadow", "/home", "/root/.ssh", "/var", "/boot", "/sys", "/proc/sys", "/proc/1"]
+    paths += [
+        server.agents / "ok",
+        "/etc/shadow",
+        "/home",
+        "/root/.ssh",
+        "/var",
+        "/boot",
+        "/sys",
+        "/proc/sys",
+        "/proc/1",
+    ]
     assert set(attack(server, "read", *map(str, paths))) == {"ENOENT"}
 
 

@@ -82,9 +82,10 @@ ENDLESS: dict[str, tuple[str, list[Any]]] = {
 
 def test_what_has_no_end_gets_one_at_its_timeout(server: RunningServer) -> None:
     ids = {name: submit(server, how, *arguments, agent="brief") for name, (how, arguments) in ENDLESS.items()}
+    ids["exit handler of a command"] = server.submit("command_without_end")
     codes = {name: code(server.wait_for_end(execution_id)) for name, execution_id in ids.items()}
     # The one that forks and exits has given no result when its first process has ended.
-    assert codes == {**dict.fromkeys(ENDLESS, "WALL_TIME"), "hops": "NO_RESULT"}
+    assert codes == {**dict.fromkeys(ids, "WALL_TIME"), "hops": "NO_RESULT"}
     assert_nothing_is_left(server)
 
 
