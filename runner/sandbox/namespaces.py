@@ -54,7 +54,7 @@ def map_user(pid: int | str, outside_uid: int, outside_gid: int) -> None:
     """
     kernel.write(f"/proc/{pid}/uid_map", f"{INSIDE_ID} {outside_uid} 1\n")
     if pid == "self":
-        # Else one who is not root could leave a group, and with it what that is kept from. Source: user_namespaces(7).
+        # The kernel lets one who is not root map a group only where nobody can leave any. Source: user_namespaces(7).
         kernel.write(f"/proc/{pid}/setgroups", "deny")
     kernel.write(f"/proc/{pid}/gid_map", f"{INSIDE_ID} {outside_gid} 1\n")
 

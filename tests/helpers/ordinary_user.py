@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -29,7 +30,7 @@ def wrapper() -> tuple[str, ...]:
     """
     reasons = []
     for python in _INTERPRETERS:
-        command = (*_BECOME, "env", f"PYTHONPATH={_PACKAGES}", "sh", "-c", f'exec {python} "$@"')
+        command = (*_BECOME, "env", f"PYTHONPATH={_PACKAGES}", "sh", "-c", f'exec {shlex.quote(python)} "$@"')
         tried = subprocess.run(
             [*command, python, "-P", "-c", "import api.app, supervisor.server"],
             capture_output=True,

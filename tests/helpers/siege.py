@@ -62,10 +62,15 @@ def prepare(folder: Path, user: str) -> None:
 
 def serve(folder: Path, user: str) -> RunningServer:
     """Start a server in a folder that is prepared."""
-    wrapper = ordinary_user.wrapper() if user == AS_ORDINARY_USER else _AS_ROOT if os.geteuid() == 0 else ()
-    running = RunningServer(folder / "data", "--max-running", "8", agents=folder / "agents", wrapper=wrapper)
+    running = RunningServer(folder / "data", "--max-running", "8", agents=folder / "agents", wrapper=_wrapper(user))
     running.run("ok")
     return running
+
+
+def _wrapper(user: str) -> tuple[str, ...]:
+    if user == AS_ORDINARY_USER:
+        return ordinary_user.wrapper()
+    return () if os.geteuid() else _AS_ROOT
 
 
 def _write_variants(agents: Path) -> None:

@@ -19,7 +19,7 @@ from tests.helpers.siege import assert_nothing_is_left, submit
 
 FINAL = ("COMPLETED", "FAILED", "CANCELED")
 
-RACES = 150
+RACES = 100
 
 STORMS = 3
 CANCELS = 100
