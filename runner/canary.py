@@ -18,7 +18,7 @@ import contextlib
 import json
 import select
 
-from runner import agent, protocol
+from runner import agent, profile, protocol
 from runner.inits import Nursery
 from runner.sandbox import mounts
 from runner.sandboxed import Sandboxes
@@ -45,7 +45,7 @@ def try_sandbox(folder: str) -> dict[str, Any]:
         file.write(_CODE)
     skeleton = mounts.Skeleton(os.path.join(folder, "skeleton"), [sys.base_prefix], agent.__file__)
     agent.prepare()
-    init = Nursery("", Sandboxes(skeleton), None).fork(protocol.SANDBOXED)
+    init = Nursery("", Sandboxes(skeleton), None).fork(profile.DEFAULT)
     pipes = {name: os.pipe() for name in protocol.AGENT_ENDS}
     for name, content in (("spec", json.dumps(_spec(agent_folder)).encode()), ("stdin", _INPUT)):
         os.write(pipes[name][1], content)

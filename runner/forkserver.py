@@ -24,6 +24,7 @@ if __name__ == "__main__":
     # -I leaves the checkout off the path; it is on it only while our own modules are loaded, so no agent finds them.
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+import collections
 import contextlib
 import gc
 import selectors
@@ -31,8 +32,9 @@ import socket
 import struct
 import time
 
-from runner import agent, protocol, tree, workdir
+from runner import agent, profile, protocol, tree, workdir
 from runner.inits import Idle, Init, Nursery
+from runner.profile import Profile
 from runner.run import Run
 from runner.sandbox import cgroup, mounts, prctl
 from runner.sandboxed import Sandboxes
@@ -73,7 +75,7 @@ class Launcher:
         self._channel: protocol.Channel | None = None
         self._runs: dict[str, Run] = {}
         self._inits: dict[int, Init] = {}
-        self._idle = {tier: Idle() for tier in protocol.TIERS}
+        self._idle: dict[Profile, Idle] = collections.defaultdict(Idle)
         self._strays = strays
         self._stopping = False
         self._requests = {protocol.LAUNCH: self._launch, protocol.RELEASE: self._release}
@@ -88,7 +90,7 @@ class Launcher:
     def serve(self) -> None:
         """Serve one supervisor until it goes away; then kill every run."""
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
-        self._warm_up(protocol.SANDBOXED)
+        self._warm_up(profile.DEFAULT)
         while not self._stopping:
             ready = self._selector.select(self._patience())
             for key, _ in ready:
@@ -127,10 +129,11 @@ class Launcher:
     def _launch(self, message: dict[str, Any], descriptors: list[int]) -> None:
         agent_ends = descriptors[: len(protocol.AGENT_ENDS)]
         kept = descriptors[len(protocol.AGENT_ENDS) :]
-        run = self._runs[message["run"]] = Run(message["run"], message["tier"], kept)
+        wanted = Profile(message["tier"], message["network"])
+        run = self._runs[message["run"]] = Run(message["run"], wanted, kept)
         try:
             self._nursery.prepare_places(message["shared"])
-            chosen = self._idle[run.tier].take() or self._fork(run.tier)
+            chosen = self._idle[wanted].take() or self._fork(wanted)
         except OSError as error:
             run.error = error.strerror or str(error)
             self._send(run.gone())
@@ -164,8 +167,8 @@ class Launcher:
             return
         protocol.close_all(run.kept)
         if run.init:
-            self._keep(run.init, self._idle[run.tier])
-        self._warm_up(run.tier)
+            self._keep(run.init, self._idle[run.profile])
+        self._warm_up(run.profile)
 
     def _keep(self, free: Init, idle: Idle) -> None:
         free.run = None
@@ -197,14 +200,14 @@ class Launcher:
 
     # -- inits -------------------------------------------------------------------------------------------------------
 
-    def _warm_up(self, tier: str) -> None:
-        """Make idle inits, if the host allows it; if not, the next run is told why."""
+    def _warm_up(self, wanted: Profile) -> None:
+        """Make idle inits of a profile, if the host allows it; if not, the next run is told why."""
         with contextlib.suppress(OSError):
-            for _ in range(self._idle[tier].missing):
-                self._idle[tier].add(self._fork(tier))
+            for _ in range(self._idle[wanted].missing):
+                self._idle[wanted].add(self._fork(wanted))
 
-    def _fork(self, tier: str) -> Init:
-        made = self._nursery.fork(tier)
+    def _fork(self, wanted: Profile) -> Init:
+        made = self._nursery.fork(wanted)
         self._inits[made.pid] = made
         self._selector.register(made.channel, selectors.EVENT_READ, lambda: self._hear(made))
         if made.memory_event is not None:
@@ -269,7 +272,7 @@ class Launcher:
             run.init = None
             return
         run.take_leave()
-        if run.tier == protocol.TRUSTED:
+        if run.profile.tier == profile.TRUSTED:
             self._strays.expect(run)
             return
         self._send(run.gone())

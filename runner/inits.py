@@ -12,11 +12,12 @@ import os
 import signal
 import socket
 
-from runner import init, protocol, workdir
+from runner import init, profile, protocol, workdir
 from runner.sandbox import kernel, namespaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from runner.profile import Profile
     from runner.run import Run
     from runner.sandbox.cgroup import Group, Groups
     from runner.sandboxed import Sandboxes
@@ -75,7 +76,7 @@ class Init:
 
 
 class Idle:
-    """The inits of one tier that wait."""
+    """The inits of one profile that wait."""
 
     def __init__(self) -> None:
         self._waiting: list[Init] = []
@@ -128,14 +129,16 @@ class Nursery:
         self._uids_taken: set[int] = set()
         if sandboxes and not groups:
             sandboxes.refuse_uncounted_memory()
-        self._by_tier = {protocol.TRUSTED: self._fork_trusted, protocol.SANDBOXED: self._fork_sandboxed}
 
-    def fork(self, tier: str) -> Init:
+    def fork(self, wanted: Profile) -> Init:
         """Return a new init that has been told to get ready. Raises OSError: the host does not allow it."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                made = self._by_tier[tier](ours, theirs)
+                if wanted.tier == profile.TRUSTED:
+                    made = self._fork_trusted(ours, theirs)
+                else:
+                    made = self._fork_sandboxed(ours, theirs, wanted)
             except OSError:
                 ours.close()
                 raise
@@ -163,12 +166,12 @@ class Nursery:
         made.directory = directory
         return made
 
-    def _fork_sandboxed(self, ours: socket.socket, theirs: socket.socket) -> Init:
+    def _fork_sandboxed(self, ours: socket.socket, theirs: socket.socket, wanted: Profile) -> Init:
         if self._sandboxes is None:
-            raise OSError(f"cannot make a sandbox: {protocol.SANDBOXED} is not possible on this machine")
-        pid = kernel.clone(namespaces.ALL)
+            raise OSError(f"cannot make a sandbox: {wanted.tier} is not possible on this machine")
+        pid = kernel.clone(namespaces.flags(wanted.network))
         if pid == 0:
-            self._sandboxes.serve(theirs)
+            self._sandboxes.serve(theirs, wanted)
         # Until it is told to get ready it does nothing, so nothing of it escapes what is set up here.
         try:
             return Init(pid, ours, self._map_user(pid), self._make_group(pid))

@@ -4,8 +4,9 @@ They are connected by a Unix socket of type SOCK_SEQPACKET: one message is one J
 and may carry descriptors (SCM_RIGHTS). The supervisor sends requests, the launcher sends events; no message is an
 answer to another. Every message about a run names it by "run", a text that the supervisor chooses once per attempt.
 
-Requests  {"do": LAUNCH, "run", "tier": one of TIERS, "shared": [path...], "limits": {name: amount}} + the
-              descriptors of DESCRIPTORS, in that order; shared: what else of the host a sandboxed agent sees, read-only
+Requests  {"do": LAUNCH, "run", "tier", "network", "shared": [path...], "limits": {name: amount}} + the descriptors
+              of DESCRIPTORS, in that order; tier, network: see runner.profile; shared: what else of the host a
+              sandboxed agent sees, read-only
           {"do": RELEASE, "run"}        forget the run and close what is held for it
 Events    {"event": STARTED, "run", "pid"} + a pidfd of the run's init
           {"event": ISOLATED, "run", "layers"}   every layer of the sandbox is in effect; the agent starts now
@@ -47,8 +48,6 @@ LAUNCH, RELEASE = "launch", "release"
 STARTED, EXITED, GONE = "started", "exited", "gone"
 FAILED, ISOLATED, ENDED = "failed", "isolated", "ended"
 GET_READY = {"do": "get ready"}
-
-TRUSTED, SANDBOXED = TIERS = "trusted", "sandboxed"
 
 # Where a sandboxed agent finds its folder, and its own interpreter finds runner/agent.py.
 AGENT_PLACE, AGENT_SCRIPT_PLACE = "/agent", "/corral/agent.py"

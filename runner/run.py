@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from runner.inits import Init
+    from runner.profile import Profile
 
 
 class Run:
@@ -19,9 +20,9 @@ class Run:
     directory: what its init, killed, has left to be removed. over: GONE has been told.
     """
 
-    def __init__(self, name: str, tier: str, kept: list[int]) -> None:
+    def __init__(self, name: str, profile: Profile, kept: list[int]) -> None:
         self.name = name
-        self.tier = tier
+        self.profile = profile
         self.kept = kept
         self.init: Init | None = None
         self.status: int | None = None

@@ -22,13 +22,16 @@ import select
 import signal
 import socket
 
-from runner import enter, protocol
+from runner import enter, profile, protocol
 from runner.init import TreeUsage
 from runner.sandbox import attest, kernel, mounts, namespaces, prctl, rlimits, seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import NoReturn
+
+    from runner.profile import Profile
 
 _HOST_NAME = "sandbox"
 
@@ -43,18 +46,18 @@ class Sandboxes:
     def __init__(self, skeleton: mounts.Skeleton) -> None:
         self.skeleton = skeleton
         self._host = namespaces.identities()
-        self._filter = seccomp.build(network=False)
         # Taken on the host: in a namespace that has no users yet, everybody is told to be the overflow user.
         # Source: user_namespaces(7), "Unmapped user and group IDs".
         self._outside_ids = os.geteuid(), os.getegid()
         self._maps_itself = self._outside_ids[0] != 0
+        self._build_filters(())
 
     def refuse_uncounted_memory(self) -> None:
         """Let agents have no memory that no limit counts; for those that will have no control group."""
-        self._filter = seccomp.build(network=False, also_refused=seccomp.UNCOUNTED_MEMORY)
+        self._build_filters(seccomp.UNCOUNTED_MEMORY)
 
-    def serve(self, connection: socket.socket) -> NoReturn:
-        """Be the init of one run. Args: connection: to the launcher."""
+    def serve(self, connection: socket.socket, wanted: Profile) -> NoReturn:
+        """Be the init of one run. Args: connection: to the launcher. wanted: the isolation of the run."""
         try:
             faulthandler.disable()
             for number in _PYTHON_SIGNALS:
@@ -63,7 +66,7 @@ class Sandboxes:
             connection = enter.keep_only(connection)
             protocol.receive(connection)
             self._build()
-            agent = self._fork_agent(connection)
+            agent = self._fork_agent(connection, wanted)
             self._give_up_everything()
             _die_with_launcher(connection)
             _wait_until_over(connection, agent)
@@ -73,6 +76,11 @@ class Sandboxes:
             _tell_failure(connection, error)
             os._exit(1)
 
+    def _build_filters(self, also_refused: Iterable[str]) -> None:
+        self._filters = {
+            network: seccomp.build(network == profile.HOST, also_refused) for network in (profile.NONE, profile.HOST)
+        }
+
     def _build(self) -> None:
         if self._maps_itself:
             namespaces.map_user("self", *self._outside_ids)
@@ -81,11 +89,11 @@ class Sandboxes:
         kernel.sethostname(_HOST_NAME)
         self.skeleton.assemble()
 
-    def _fork_agent(self, connection: socket.socket) -> int:
+    def _fork_agent(self, connection: socket.socket, wanted: Profile) -> int:
         pid = os.fork()
         if pid == 0:
             try:
-                self._wait_and_start(connection)
+                self._wait_and_start(connection, wanted)
             except protocol.Disconnected:
                 os._exit(0)
             except BaseException as error:
@@ -93,17 +101,19 @@ class Sandboxes:
             os._exit(1)
         return pid
 
-    def _wait_and_start(self, connection: socket.socket) -> NoReturn:
+    def _wait_and_start(self, connection: socket.socket, wanted: Profile) -> NoReturn:
         faulthandler.enable()
         os.setsid()
         limits, spec, descriptors = enter.receive_run(connection)
+        if wanted.network == profile.HOST:
+            self.skeleton.add_network()
         self.skeleton.enter(spec["folder"], spec["shared"], spec["disk_bytes"])
         self._give_up_everything()
         enter.place(descriptors)
         os.chdir(protocol.AGENT_PLACE)
         rlimits.apply(limits)
-        seccomp.load(self._filter)
-        layers = attest.attest(self._host, mounts.WRITABLE)
+        seccomp.load(self._filters[wanted.network])
+        layers = attest.attest(self._host, namespaces.shared(wanted.network), mounts.WRITABLE)
         protocol.send(connection, {"tell": protocol.ISOLATED, "layers": layers})
         enter.start(spec, protocol.AGENT_PLACE, mounts.WORK, "/tmp")
 

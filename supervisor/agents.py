@@ -82,8 +82,15 @@ class Sandbox(BaseModel):
     model_config = _STRICT
 
     tier: Literal["sandboxed", "trusted"] = "sandboxed"
+    network: Literal["none", "host"] = "none"
     read_only: Annotated[tuple[HostPath, ...], Field(max_length=100, strict=False)] = ()
     """Further paths of the host that the agent can read, at the same places."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.tier == "trusted" and "network" in self.model_fields_set:
+            raise ValueError('network does not go with the tier "trusted", which always has the host\'s')
+        return self
 
 
 class Manifest(BaseModel):
@@ -152,12 +159,14 @@ class Agent:
 class Policy:
     """What the operator lets manifests ask for.
 
-    trusted_agents: names of the agents that may run without a sandbox; "*" for all. read_only_paths: what of the host
-    may be seen in sandboxes, with all that is below.
+    trusted_agents: names of the agents that may run without a sandbox; "*" for all. host_network_agents: likewise, of
+    those that may have the host's network in their sandboxes. read_only_paths: what of the host may be seen in
+    sandboxes, with all that is below.
     """
 
     trusted_agents: frozenset[str] = frozenset()
     read_only_paths: tuple[Path, ...] = ()
+    host_network_agents: frozenset[str] = frozenset()
 
     def objection(self, agent: Agent) -> str | None:
         """Return why an agent must not be run as its manifest asks, None if it may."""
@@ -165,6 +174,8 @@ class Policy:
             if self.trusted_agents & {agent.name, "*"}:
                 return None
             return 'sandbox.tier: "trusted" is only for agents that the server\'s setting trusted_agents names'
+        if agent.manifest.sandbox.network == "host" and not self.host_network_agents & {agent.name, "*"}:
+            return 'sandbox.network: "host" is only for agents that the server\'s setting host_network_agents names'
         return next(filter(None, map(self._objection_to_path, shared_paths(agent))), None)
 
     def _objection_to_path(self, path: str) -> str | None:

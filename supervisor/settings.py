@@ -34,6 +34,8 @@ class Settings(BaseSettings):
     """Largest request body."""
     trusted_agents: frozenset[str] = frozenset()
     """Names of the agents that may run at tier "trusted", without a sandbox; "*" for all."""
+    host_network_agents: frozenset[str] = frozenset()
+    """Names of the sandboxed agents that may have the host's network; "*" for all."""
     read_only_paths: tuple[Path, ...] = ()
     """What of the host sandboxed agents may see if their manifests ask for it, with all that is below."""
     allow_degraded: frozenset[Literal["sandbox"]] = frozenset()
@@ -58,7 +60,7 @@ class Settings(BaseSettings):
 
     @property
     def policy(self) -> Policy:
-        return Policy(self.trusted_agents, self.read_only_paths)
+        return Policy(self.trusted_agents, self.read_only_paths, self.host_network_agents)
 
 
 def load(flags: dict[str, Any], file: Path | None = None) -> Settings:

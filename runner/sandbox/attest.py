@@ -9,7 +9,7 @@ from runner.sandbox import namespaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Container, Iterable, Iterator, Mapping
 
 # Field of /proc/self/status -> layer, what it must be. Source: proc(5).
 _STATUS = {
@@ -29,25 +29,28 @@ class NotIsolated(Exception):
     """A layer of the sandbox is not in effect."""
 
 
-def attest(host: Mapping[str, str], writable: Iterable[str]) -> list[str]:
+def attest(host: Mapping[str, str], shared: Container[str], writable: Iterable[str]) -> list[str]:
     """Return the names of the layers in effect, which are all that this tier has.
 
     Args:
-        host: namespaces.identities() of the launcher. writable: mount points that may be written.
+        host: namespaces.identities() of the launcher. shared: names of those that must be the host's.
+        writable: mount points that may be written.
     Raises:
         NotIsolated: naming the first layer that is not.
     """
-    layers = list(_namespaces(host))
+    layers = list(_namespaces(host, shared))
     layers += dict.fromkeys(_status())
     layers += mount_layers(set(writable))
     return layers
 
 
-def _namespaces(host: Mapping[str, str]) -> Iterator[str]:
+def _namespaces(host: Mapping[str, str], shared: Container[str]) -> Iterator[str]:
     for name, identity in namespaces.identities().items():
-        if identity == host[name]:
-            raise NotIsolated(f"the {name} namespace is that of the host")
-        yield f"{name}_namespace"
+        is_hosts = identity == host[name]
+        if is_hosts != (name in shared):
+            raise NotIsolated(f"the {name} namespace is {'' if is_hosts else 'not '}that of the host")
+        if not is_hosts:
+            yield f"{name}_namespace"
 
 
 def _status() -> Iterator[str]:

@@ -36,7 +36,15 @@ _DEVICES = ("null", "zero", "full", "random", "urandom")
 
 # Bound read-only from the host where they are there; links among them are made again as links.
 _SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
-_SHARED_ETC = ("alternatives", "ld.so.cache", "localtime", "mime.types", "ssl/certs", "ssl/openssl.cnf")
+_SHARED_ETC = (
+    *("alternatives", "ld.so.cache", "localtime", "mime.types"),
+    # Certificates: of Debian, Arch and Alpine, Fedora; what OpenSSL reads to use them.
+    *("ssl/certs", "ssl/cert.pem", "ca-certificates/extracted", "pki/ca-trust/extracted", "pki/tls/certs"),
+    *("ssl/openssl.cnf", "pki/tls/cert.pem", "pki/tls/openssl.cnf", "crypto-policies"),
+)
+
+# Of the host's /etc, what programs with a network look names up in.
+_NETWORK_ETC = ("resolv.conf", "hosts", "services", "protocols", "gai.conf", "host.conf")
 
 # Mount points that are not read-only.
 WRITABLE = (*_PRIVATE_PLACES, "/proc", *(f"/dev/{name}" for name in _DEVICES))
@@ -65,7 +73,7 @@ class Skeleton:
         self._shared: list[str] = []
         for name in ("proc", "dev/shm", "tmp", AGENT_PLACE[1:], WORK[1:], "etc"):
             os.makedirs(f"{path}/{name}", 0o755)
-        for name, text in _ETC.items():
+        for name, text in {**dict.fromkeys(_NETWORK_ETC, ""), **_ETC}.items():
             _write(f"{path}/etc/{name}", text)
         os.mkdir(path + os.path.dirname(AGENT_SCRIPT_PLACE), 0o755)
         shutil.copyfile(agent_script, path + AGENT_SCRIPT_PLACE)
@@ -122,6 +130,17 @@ class Skeleton:
             kernel.mount(f"/dev/{name}", place, None, _BIND)
             kernel.restrict_mount(place, _NO_SUID | _NO_EXEC)
         kernel.mount("proc", f"{self.path}/proc", "proc", _NO_SUID | _NO_DEVICES | _NO_EXEC, "subset=pid,hidepid=4")
+
+    def add_network(self) -> None:
+        """Add what an agent on the host's network needs to find others by their names.
+
+        To be done when the run is there: these files are replaced as networks come and go. As systemd-resolved has it,
+        they may be links to places that a sandbox does not have.
+        """
+        for name in _NETWORK_ETC:
+            source = os.path.realpath(f"/etc/{name}")
+            if os.path.isfile(source):
+                self._bind(source, f"/etc/{name}")
 
     def enter(self, folder: str, shared: Iterable[str], disk_bytes: int) -> None:
         """Add what belongs to one run, make all this the root, and let go of the host's file system.

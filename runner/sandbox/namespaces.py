@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from runner import profile
 from runner.sandbox import kernel
 
 TYPE_CHECKING = False
@@ -21,7 +22,8 @@ FLAGS = {
     "cgroup": 0x02000000,
 }
 
-ALL = sum(FLAGS.values())
+# Network of a profile -> the namespaces that its sandboxes have in common with the host.
+_SHARED: dict[str, tuple[str, ...]] = {profile.NONE: (), profile.HOST: ("net",)}
 
 # Who the agent is inside. Not 0, which would regain the namespace's capabilities on exec. Source: capabilities(7).
 INSIDE_ID = 1000
@@ -38,6 +40,16 @@ _CEILINGS = {
     "max_inotify_instances": 16,
     "max_inotify_watches": 1024,
 }
+
+
+def shared(network: str) -> tuple[str, ...]:
+    """Return the names of the namespaces that are the host's. Args: network: of runner.profile."""
+    return _SHARED[network]
+
+
+def flags(network: str) -> int:
+    """Return the flags of clone(2) for a new sandbox. Args: network: of runner.profile."""
+    return sum(flag for name, flag in FLAGS.items() if name not in _SHARED[network])
 
 
 def identities(names: Mapping[str, int] = FLAGS) -> dict[str, str]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import structlog
 
-from runner import protocol
+from runner import profile, protocol
 from supervisor.agents import Agent
 from supervisor.clock import MICROSECONDS, Clock
-from supervisor.machine import outcome
+from supervisor.machine import layers, outcome
 from supervisor.machine.launcher import Launcher
 from supervisor.machine.process_tree import AdoptedProcesses
 from supervisor.machine.progress import ProgressGate
@@ -22,16 +22,10 @@ from supervisor.machine.reactor import Reactor
 from supervisor.machine.run import Run
 from supervisor.machine.spec import launch_request, run_spec
 from supervisor.machine.stopper import Reason, Stopper
-from supervisor.models import Claim, Finished, Isolation, Log, Progress, Usage
+from supervisor.models import Claim, Finished, Log, Progress, Usage
 from supervisor.states import Cause
 
 Message = Progress | Log | Finished
-
-# What every run has; at tier "trusted" nothing else keeps an agent from the host's files, network and processes.
-_LAYERS_OF_ALL = ("session", "descriptors", "environment", "rlimits", "no_new_privs")
-
-# A sandbox has it where the host lets us have control groups.
-_CGROUP = "cgroup"
 
 # A tree that lives this long after the first SIGKILL is in the kernel's hands (an uninterruptible sleep).
 _STUCK_SECONDS = 10.0
@@ -252,9 +246,9 @@ class Machine:
         seen = outcome.Ending(
             at=self._clock.now(),
             usage=usage,
-            isolation=_isolation(run),
+            isolation=layers.isolation(run.tier, run.layers),
             limits=run.agent.manifest.limits.model_dump(),
-            isolated=run.tier == protocol.TRUSTED or bool(run.layers),
+            isolated=run.tier == profile.TRUSTED or bool(run.layers),
             out_of_memory=run.out_of_memory,
             stderr_tail=run.stderr_tail.decode("utf-8", "replace").replace("\x00", "\N{REPLACEMENT CHARACTER}"),
             result=run.channel.result,
@@ -273,10 +267,3 @@ class Machine:
 
     def _wall_seconds(self, run: Run) -> float:
         return round(self._clock.monotonic() - run.began, 6)
-
-
-def _isolation(run: Run) -> Isolation:
-    """Return which layers were on. The only one that may be missing when a sandboxed agent starts is the last."""
-    effective = tuple(dict.fromkeys((*_LAYERS_OF_ALL, *run.layers)))
-    wanted = () if run.tier == protocol.TRUSTED else (_CGROUP,)
-    return Isolation(run.tier, effective, tuple(layer for layer in wanted if layer not in effective))

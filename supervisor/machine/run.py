@@ -9,7 +9,8 @@ from typing import Any
 
 import psutil
 
-from runner.protocol import AGENT_ENDS, TRUSTED, close_all
+from runner.profile import TRUSTED
+from runner.protocol import AGENT_ENDS, close_all
 from supervisor.agents import Agent
 from supervisor.machine.frames import FrameReader, WholeOutput
 from supervisor.machine.process_tree import NamespaceTree, ProcessTree

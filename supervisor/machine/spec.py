@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from runner import agent as agent_script
-from runner import protocol
+from runner import profile, protocol
 from runner.sandbox.rlimits import LIMITS
 from supervisor.agents import Agent, shared_paths
 from supervisor.models import Claim
@@ -16,6 +16,7 @@ def launch_request(agent: Agent) -> dict[str, Any]:
     """Return what the launcher itself has to know of a run, as runner.protocol describes it."""
     return {
         "tier": agent.manifest.sandbox.tier,
+        "network": profile.HOST if _is_trusted(agent) else agent.manifest.sandbox.network,
         "shared": _shared(agent),
         "limits": {name: amount for name, amount in _limits(agent).items() if name in LIMITS},
     }
@@ -39,12 +40,16 @@ def run_spec(claim: Claim, agent: Agent, deadline: float) -> dict[str, Any]:
 
 
 def _shared(agent: Agent) -> list[str]:
-    return [] if agent.manifest.sandbox.tier == protocol.TRUSTED else shared_paths(agent)
+    return [] if _is_trusted(agent) else shared_paths(agent)
+
+
+def _is_trusted(agent: Agent) -> bool:
+    return agent.manifest.sandbox.tier == profile.TRUSTED
 
 
 def _limits(agent: Agent) -> dict[str, int]:
     limits: dict[str, int] = agent.manifest.limits.model_dump(exclude_none=True)
-    if agent.manifest.sandbox.tier == protocol.TRUSTED:
+    if _is_trusted(agent):
         del limits["processes"]  # there it would count what else the server's user runs
     else:
         limits["processes"] += 1  # the init
@@ -56,7 +61,7 @@ def _interpreter_command(agent: Agent) -> list[str] | None:
     manifest = agent.manifest
     if not manifest.python or not manifest.entrypoint:
         return None
-    trusted = manifest.sandbox.tier == protocol.TRUSTED
+    trusted = _is_trusted(agent)
     folder = str(agent.folder) if trusted else protocol.AGENT_PLACE
     script = agent_script.__file__ if trusted else protocol.AGENT_SCRIPT_PLACE
     interpreter = os.path.join(folder, manifest.python) if "/" in manifest.python else manifest.python

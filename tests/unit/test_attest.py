@@ -16,19 +16,26 @@ ELSEWHERE = dict.fromkeys(namespaces.FLAGS, "elsewhere:[1]")
 
 def test_attest_in_a_plain_process_finds_no_sandbox() -> None:
     with pytest.raises(attest.NotIsolated, match="user namespace"):
-        attest.attest(namespaces.identities(), ())
+        attest.attest(namespaces.identities(), (), ())
 
 
 @pytest.mark.parametrize("name", namespaces.FLAGS)
 def test_attest_names_the_one_namespace_that_is_the_hosts(name: str) -> None:
     host = ELSEWHERE | {name: namespaces.identities()[name]}
     with pytest.raises(attest.NotIsolated, match=f"the {name} namespace"):
-        attest.attest(host, ())
+        attest.attest(host, (), ())
+
+
+def test_attest_demands_the_hosts_network_where_that_is_wanted() -> None:
+    with pytest.raises(attest.NotIsolated, match="the net namespace is not that of the host"):
+        attest.attest(ELSEWHERE, namespaces.shared("host"), ())
+    with pytest.raises(attest.NotIsolated, match=r"no_capabilities|no_new_privs|seccomp"):
+        attest.attest(ELSEWHERE | {"net": namespaces.identities()["net"]}, namespaces.shared("host"), ())
 
 
 def test_attest_with_namespaces_alone_is_not_content() -> None:
     with pytest.raises(attest.NotIsolated, match=r"no_capabilities|no_new_privs|seccomp"):
-        attest.attest(ELSEWHERE, ())
+        attest.attest(ELSEWHERE, (), ())
 
 
 # Each is run in a process of its own, in which the first of these steps are taken; the next is then what is missed.
@@ -42,7 +49,7 @@ SCRIPT = """
 from runner.sandbox import attest, kernel, namespaces, prctl, seccomp
 {steps}
 try:
-    attest.attest(dict.fromkeys(namespaces.FLAGS, ""), ())
+    attest.attest(dict.fromkeys(namespaces.FLAGS, ""), (), ())
 except attest.NotIsolated as error:
     print(error)
 """

@@ -10,7 +10,7 @@ from api.schemas import execution_json
 from runner.sandbox import attest, namespaces
 from supervisor import doctor
 from supervisor.agents import Limits, Manifest, Sandbox
-from supervisor.machine import machine
+from supervisor.machine import layers
 from supervisor.models import Execution, Isolation, Kill, Termination, Usage
 from supervisor.settings import Settings
 from supervisor.states import TRANSITIONS, Cause, Status
@@ -64,8 +64,8 @@ def test_readme_has_each_setting_with_its_variable_and_default() -> None:
 
 def test_isolation_document_has_each_layer() -> None:
     inside = {f"{name}_namespace" for name in namespaces.FLAGS} | {layer for layer, _ in attest._STATUS.values()}
-    layers = {row[0].strip("`") for row in documents.rows("docs/isolation.md", "layer")}
-    assert layers == {*machine._LAYERS_OF_ALL, *inside, "read_only_root", "cgroup"}
+    written = {row[0].strip("`") for row in documents.rows("docs/isolation.md", "layer")}
+    assert written == {*layers.OF_ALL, *inside, "read_only_root", "cgroup"}
 
 
 def test_isolation_document_has_each_check_of_the_doctor() -> None:

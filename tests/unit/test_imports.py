@@ -21,7 +21,7 @@ PACKAGES = ("api", "supervisor", "runner")
 RUNNER_MODULES = {
     "api": {"runner.sandbox.prctl"},
     "supervisor": {"runner.sandbox.prctl"},
-    "supervisor.machine": {"runner", "runner.protocol", "runner.agent", "runner.sandbox.rlimits"},
+    "supervisor.machine": {"runner", "runner.profile", "runner.protocol", "runner.agent", "runner.sandbox.rlimits"},
 }
 
 SQL_FILES = {"supervisor/store.py", "supervisor/database.py"}
