@@ -18,8 +18,9 @@ class Health:
         self._isolation = {
             "tier": "sandboxed" if canary.healthy else "trusted",
             "effective": canary.layers,
-            "degraded": [] if canary.healthy else ["sandbox"],
+            "degraded": canary.degraded,
             "reasons": [] if canary.healthy else [canary.error],
+            "strict_lacks": canary.strict_lacks,
         }
 
     def on_get(self, _request: falcon.Request, response: falcon.Response) -> None:

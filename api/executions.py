@@ -34,8 +34,9 @@ class ExecutionRun:
         """Record an execution; the answer is sent after it is on disk."""
         body = read_body(request, RunRequest)
         agent = self._agents.find(body.agent_id)
-        if not self._canary.healthy and agent.manifest.sandbox.tier != "trusted":
-            raise SandboxUnavailable(f"cannot run agent {agent.name!r}: no sandbox here: {self._canary.error}")
+        refusal = self._canary.refusal(agent.manifest.sandbox.tier)
+        if refusal:
+            raise SandboxUnavailable(f"cannot run agent {agent.name!r}: {refusal}")
         submission = Submission(
             execution_id=new_execution_id(),
             agent_id=agent.id,

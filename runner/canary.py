@@ -1,8 +1,9 @@
 """Runs one sandboxed agent, for real, and prints what came of it: whether this machine can have sandboxes.
 
 `python -I -S canary.py FOLDER`; the folder is made, and is the caller's to remove. One JSON object on stdout:
-    {"layers": [name...]}    every layer was in effect, and the agent gave its result
-    {"error": text}          which step failed, and why
+    {"layers": [name...]}         every layer was in effect, and the agent gave its result
+    {"error": text}               which step failed, and why
+and with either {"strict_lacks": {need: why}}, as runner.strict has it.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import contextlib
 import json
 import select
 
-from runner import agent, profile, protocol
+from runner import agent, profile, protocol, strict, tree
 from runner.inits import Nursery
-from runner.sandbox import mounts
+from runner.sandbox import cgroup, mounts
 from runner.sandboxed import Sandboxes
 
 if __name__ == "__main__":
@@ -45,7 +46,7 @@ def try_sandbox(folder: str) -> dict[str, Any]:
         file.write(_CODE)
     skeleton = mounts.Skeleton(os.path.join(folder, "skeleton"), [sys.base_prefix], agent.__file__)
     agent.prepare()
-    init = Nursery("", Sandboxes(skeleton), None).fork(profile.DEFAULT)
+    init = Nursery("", Sandboxes(skeleton, ()), None, {}).fork(profile.DEFAULT)
     pipes = {name: os.pipe() for name in protocol.AGENT_ENDS}
     for name, content in (("spec", json.dumps(_spec(agent_folder)).encode()), ("stdin", _INPUT)):
         os.write(pipes[name][1], content)
@@ -114,7 +115,9 @@ def main(folder: str) -> None:
         found = try_sandbox(folder)
     except OSError as error:
         found = {"error": error.strerror or str(error)}
-    print(json.dumps(found))
+    server = os.getppid()
+    has_cgroup_v2 = cgroup.offers_v2({server, *tree.children(server)})
+    print(json.dumps({**found, "strict_lacks": strict.lacks(has_cgroup_v2)}))
 
 
 if __name__ == "__main__":

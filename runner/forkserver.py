@@ -32,7 +32,7 @@ import socket
 import struct
 import time
 
-from runner import agent, profile, protocol, tree, workdir
+from runner import agent, profile, protocol, strict, tree, workdir
 from runner.inits import Idle, Init, Nursery
 from runner.profile import Profile
 from runner.run import Run
@@ -285,13 +285,14 @@ class Launcher:
             self._nursery.bury(dead)
 
 
-def main(listener_descriptor: str, work_root: str, skeleton: str) -> None:
+def main(listener_descriptor: str, work_root: str, skeleton: str, *accepted: str) -> None:
     """Serve until the supervisor goes away.
 
     Args:
         listener_descriptor: number of the inherited listening socket.
         work_root: the folder that holds the runs' work directories; nothing in it belongs to a live run yet.
         skeleton: path of the folder that becomes the root of every sandbox.
+        accepted: needs of the tier strict (runner.strict) that it can do without.
     """
     listener = socket.socket(fileno=int(listener_descriptor))
     listener.set_inheritable(False)
@@ -300,7 +301,7 @@ def main(listener_descriptor: str, work_root: str, skeleton: str) -> None:
     cleaners = {workdir.remove_in_background(leftovers)} if leftovers else set()
     # The user of a sandbox is another one, and must be able to look at its root.
     os.umask(0o022)
-    sandboxes = _sandboxes(skeleton)
+    sandboxes = _sandboxes(skeleton, accepted)
     agent.prepare()
     # The first compile() of a process makes the types of the syntax tree, which takes longer than most runs.
     compile("", "", "exec")
@@ -308,13 +309,15 @@ def main(listener_descriptor: str, work_root: str, skeleton: str) -> None:
     gc.freeze()
     server = os.getppid()
     groups = cgroup.find({server, *tree.children(server)})
-    Launcher(listener, Nursery(work_root, sandboxes, groups), Strays(cleaners)).serve()
+    lacks = strict.lacks(has_cgroup_v2=groups is not None and groups.version == 2)
+    lacking = {need: why for need, why in lacks.items() if need not in accepted}
+    Launcher(listener, Nursery(work_root, sandboxes, groups, lacking), Strays(cleaners)).serve()
 
 
-def _sandboxes(skeleton: str) -> Sandboxes | None:
+def _sandboxes(skeleton: str, accepted: Sequence[str]) -> Sandboxes | None:
     """Return what sandboxes are made from, or None where there can be none."""
     try:
-        return Sandboxes(mounts.Skeleton(skeleton, [sys.base_prefix], agent.__file__))
+        return Sandboxes(mounts.Skeleton(skeleton, [sys.base_prefix], agent.__file__), accepted)
     except OSError as error:
         print(f"launcher: cannot have sandboxes: {error}", file=sys.stderr)
         return None

@@ -12,11 +12,13 @@ import os
 import signal
 import socket
 
-from runner import init, profile, protocol, workdir
+from runner import init, profile, protocol, strict, workdir
 from runner.sandbox import kernel, namespaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from runner.profile import Profile
     from runner.run import Run
     from runner.sandbox.cgroup import Group, Groups
@@ -115,16 +117,20 @@ class Idle:
 class Nursery:
     """Forks inits."""
 
-    def __init__(self, work_root: str, sandboxes: Sandboxes | None, groups: Groups | None) -> None:
+    def __init__(
+        self, work_root: str, sandboxes: Sandboxes | None, groups: Groups | None, strict_lacks: Mapping[str, str]
+    ) -> None:
         """Prepare.
 
         Args:
             work_root: see forkserver.main(). sandboxes: None if this machine cannot have any.
             groups: None if sandboxes cannot have control groups.
+            strict_lacks: why there can be no strict runs; see runner.strict.
         """
         self._work_root = work_root
         self._sandboxes = sandboxes
         self._groups = groups
+        self._strict_lacks = strict_lacks
         self._launcher_pid = os.getpid()
         self._uids_taken: set[int] = set()
         if sandboxes and not groups:
@@ -169,6 +175,8 @@ class Nursery:
     def _fork_sandboxed(self, ours: socket.socket, theirs: socket.socket, wanted: Profile) -> Init:
         if self._sandboxes is None:
             raise OSError(f"cannot make a sandbox: {wanted.tier} is not possible on this machine")
+        if wanted.tier == profile.STRICT and self._strict_lacks:
+            raise OSError(f"cannot make a sandbox: {strict.refusal(self._strict_lacks)}")
         pid = kernel.clone(namespaces.flags(wanted.network))
         if pid == 0:
             self._sandboxes.serve(theirs, wanted)

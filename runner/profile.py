@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 
 # Tiers, and whose network a sandbox has: nobody's, or the host's. At the tier "trusted" it is always the host's.
-TRUSTED, SANDBOXED = "trusted", "sandboxed"
+TRUSTED, SANDBOXED, STRICT = "trusted", "sandboxed", "strict"
 NONE, HOST = "none", "host"
 
 Profile = collections.namedtuple("Profile", ("tier", "network"))

@@ -49,7 +49,7 @@ class Run:
 
     def layers_outside(self) -> list[str]:
         """Return the layers that the agent cannot see from inside."""
-        return ["cgroup"] if self.init and self.init.group else []
+        return list(self.init.group.layers) if self.init and self.init.group else []
 
     def gone(self) -> dict[str, Any]:
         """Return the message that says how it ended. An error is one of the launch only if no agent was started."""

@@ -22,14 +22,14 @@ import select
 import signal
 import socket
 
-from runner import enter, profile, protocol
+from runner import enter, profile, protocol, strict
 from runner.init import TreeUsage
-from runner.sandbox import attest, kernel, mounts, namespaces, prctl, rlimits, seccomp
+from runner.sandbox import attest, kernel, landlock, mounts, namespaces, prctl, rlimits, seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import NoReturn
+    from collections.abc import Collection, Iterable
+    from typing import Any, NoReturn
 
     from runner.profile import Profile
 
@@ -43,8 +43,11 @@ _PYTHON_SIGNALS = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
 class Sandboxes:
     """What all sandboxes have in common: made by the launcher once, inherited by every init."""
 
-    def __init__(self, skeleton: mounts.Skeleton) -> None:
+    def __init__(self, skeleton: mounts.Skeleton, accepted: Collection[str]) -> None:
+        """Prepare. Args: accepted: needs of the tier strict (runner.strict) that it can do without."""
         self.skeleton = skeleton
+        self._accepted = accepted
+        self._uid = os.geteuid()
         self._host = namespaces.identities()
         # Taken on the host: in a namespace that has no users yet, everybody is told to be the overflow user.
         # Source: user_namespaces(7), "Unmapped user and group IDs".
@@ -66,9 +69,11 @@ class Sandboxes:
             connection = enter.keep_only(connection)
             protocol.receive(connection)
             self._build()
-            agent = self._fork_agent(connection, wanted)
+            gate, latch = os.pipe()
+            agent = self._fork_agent(connection, wanted, gate, latch)
             self._give_up_everything()
             _die_with_launcher(connection)
+            protocol.close_all((gate, latch))
             _wait_until_over(connection, agent)
         except protocol.Disconnected:
             os._exit(0)
@@ -89,10 +94,17 @@ class Sandboxes:
         kernel.sethostname(_HOST_NAME)
         self.skeleton.assemble()
 
-    def _fork_agent(self, connection: socket.socket, wanted: Profile) -> int:
+    def _fork_agent(self, connection: socket.socket, wanted: Profile, gate: int, latch: int) -> int:
+        """Fork the agent's process; return its pid.
+
+        Args:
+            gate, latch: the ends of a pipe. No agent starts while the init, which holds the latch, has more than it.
+        """
         pid = os.fork()
         if pid == 0:
             try:
+                os.close(latch)
+                os.read(gate, 1)
                 self._wait_and_start(connection, wanted)
             except protocol.Disconnected:
                 os._exit(0)
@@ -111,11 +123,26 @@ class Sandboxes:
         self._give_up_everything()
         enter.place(descriptors)
         os.chdir(protocol.AGENT_PLACE)
+        layers = self._be_strict(spec) if wanted.tier == profile.STRICT else []
         rlimits.apply(limits)
         seccomp.load(self._filters[wanted.network])
-        layers = attest.attest(self._host, namespaces.shared(wanted.network), mounts.WRITABLE)
+        layers += attest.attest(self._host, namespaces.shared(wanted.network), mounts.WRITABLE)
         protocol.send(connection, {"tell": protocol.ISOLATED, "layers": layers})
         enter.start(spec, protocol.AGENT_PLACE, mounts.WORK, "/tmp")
+
+    def _be_strict(self, spec: dict[str, Any]) -> list[str]:
+        """Do what the tier strict does more, before sockets are filtered; return the layers.
+
+        Raises:
+            NotIsolated: one of them is not in effect.
+        """
+        if not spec["command"]:
+            raise attest.NotIsolated("a strict agent must be a program of its own, not a fork")
+        layers = [*attest.own_uid(self._uid), *landlock.confine(mounts.PRIVATE, mounts.DEVICES)]
+        for need in (strict.OWN_UID, strict.LANDLOCK):
+            if need not in layers and need not in self._accepted:
+                raise attest.NotIsolated(f"{need} is not in effect")
+        return layers
 
     def _give_up_everything(self) -> None:
         if not self._maps_itself:

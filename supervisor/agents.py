@@ -81,7 +81,7 @@ class Sandbox(BaseModel):
 
     model_config = _STRICT
 
-    tier: Literal["sandboxed", "trusted"] = "sandboxed"
+    tier: Literal["sandboxed", "strict", "trusted"] = "sandboxed"
     network: Literal["none", "host"] = "none"
     read_only: Annotated[tuple[HostPath, ...], Field(max_length=100, strict=False)] = ()
     """Further paths of the host that the agent can read, at the same places."""
@@ -90,6 +90,8 @@ class Sandbox(BaseModel):
     def _check(self) -> Self:
         if self.tier == "trusted" and "network" in self.model_fields_set:
             raise ValueError('network does not go with the tier "trusted", which always has the host\'s')
+        if self.tier == "strict" and self.network != "none":
+            raise ValueError('the tier "strict" has no network')
         return self
 
 

@@ -77,7 +77,7 @@ class Server:
         with _refusals_explained(settings.data):
             store = Store(settings.database, self._clock)
         self._api = Service("api", self._spawn_api, lambda: None, self._reactor, self._clock)
-        self._machine = Machine(settings.data, self._lock.fileno(), self._our_pids, self._reactor, self._clock)
+        self._machine = self._new_machine()
         lost = recovery.settle_lost(store, self._clock)
         if lost:
             _log.warning("runs of a killed server recorded as lost", executions=lost)
@@ -92,6 +92,10 @@ class Server:
             Origin("local", _boot_id(), uuid.uuid4().hex),
             settings.max_running,
         )
+
+    def _new_machine(self) -> Machine:
+        data, without = self._settings.data, self._settings.strict_without
+        return Machine(data, self._lock.fileno(), self._our_pids, self._reactor, self._clock, without)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; then stop and record every run. A second signal cuts the grace period.
@@ -174,7 +178,7 @@ def _check_isolation(settings: Settings) -> Canary:
             f"cannot isolate agents: {canary.error}. What to change is told by: corral doctor. To start without"
             ' sandboxes, for agents of the tier "trusted" only, set allow_degraded = ["sandbox"]'
         )
-    return canary
+    return canary.accepting(settings.strict_without)
 
 
 @contextmanager

@@ -15,6 +15,10 @@ DEFAULT_FILE = Path("corral.toml")
 _EXAMPLE_AGENTS = Path(__file__).parent.parent / "examples" / "agents"
 
 
+# Those of the tier "strict" are named after its needs; see runner/strict.py.
+Degradation = Literal["sandbox", "strict.own_uid", "strict.landlock", "strict.cgroup_v2"]
+
+
 class Settings(BaseSettings):
     """Every tunable. In the environment a name is written CORRAL_NAME; unknown names in the file are errors."""
 
@@ -38,8 +42,9 @@ class Settings(BaseSettings):
     """Names of the sandboxed agents that may have the host's network; "*" for all."""
     read_only_paths: tuple[Path, ...] = ()
     """What of the host sandboxed agents may see if their manifests ask for it, with all that is below."""
-    allow_degraded: frozenset[Literal["sandbox"]] = frozenset()
-    """What may be missing on this machine. "sandbox": then only agents of the tier "trusted" can run."""
+    allow_degraded: frozenset[Degradation] = frozenset()
+    """What may be missing on this machine. "sandbox": then only agents of the tier "trusted" can run. "strict.…": then
+    agents of the tier "strict" run without."""
     shutdown_grace_seconds: Annotated[float, Ge(0), Le(3600)] = 2.0
     """What a run is given after SIGTERM when the server stops, if its own grace period is longer."""
 
@@ -57,6 +62,11 @@ class Settings(BaseSettings):
     @property
     def logs(self) -> Path:
         return self.data / "logs"
+
+    @property
+    def strict_without(self) -> tuple[str, ...]:
+        """The needs of the tier "strict" that it may do without."""
+        return tuple(sorted(name.removeprefix("strict.") for name in self.allow_degraded if name.startswith("strict.")))
 
     @property
     def policy(self) -> Policy:

@@ -44,6 +44,17 @@ def attest(host: Mapping[str, str], shared: Container[str], writable: Iterable[s
     return layers
 
 
+def own_uid(launcher_uid: int) -> Iterator[str]:
+    """Yield the layer that a user of its own on the host makes. Args: launcher_uid: the user that it must not be.
+
+    Source: user_namespaces(7), uid_map: the second field is the first user outside, to whoever reads it inside.
+    """
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        _, outside, count = map(int, file.read().split())
+    if not outside <= launcher_uid < outside + count:
+        yield "own_uid"
+
+
 def _namespaces(host: Mapping[str, str], shared: Container[str]) -> Iterator[str]:
     for name, identity in namespaces.identities().items():
         is_hosts = identity == host[name]

@@ -29,6 +29,9 @@ _NAME = re.compile(r"corral-(\d+)-\d+")
 class Group:
     """The group of one sandbox."""
 
+    # What the group is to the record of a run's isolation.
+    layers: tuple[str, ...]
+
     # Files that take the memory limit, in this order, and others with what they take. One that is not there is passed
     # over: swap may not be counted on this machine.
     memory_files: tuple[str, ...]
@@ -87,6 +90,7 @@ class Group:
 class GroupV2(Group):
     """A group of the unified hierarchy. Out of memory, the kernel kills all of it: half a tree is of no use."""
 
+    layers = ("cgroup", "cgroup_v2")
     memory_files = ("memory.max",)
     fixed = (("memory.swap.max", "0"), ("memory.oom.group", "1"))
     peak_file = "memory.peak"
@@ -96,6 +100,7 @@ class GroupV2(Group):
 class GroupV1(Group):
     """A group in two hierarchies."""
 
+    layers = ("cgroup",)
     memory_files = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
     fixed = ()
     peak_file = "memory.max_usage_in_bytes"
@@ -157,6 +162,16 @@ def find(server_pids: Iterable[int]) -> Groups | None:
     return None
 
 
+def offers_v2(server_pids: Iterable[int]) -> bool:
+    """Tell whether find() would find version 2, without any change. Args: server_pids: as there."""
+    own = own_groups(_read("/proc/self/cgroup"))
+    mounted = mounted_hierarchies(_read("/proc/self/mountinfo"))
+    try:
+        return "" in own and "" in mounted and _is_ours(mounted[""] + own[""], set(server_pids))
+    except OSError:
+        return False
+
+
 def own_groups(table: str) -> dict[str, str]:
     """Return {controller, "" for version 2: path of a process's group}. Source: cgroups(7), /proc/pid/cgroup."""
     found = {}
@@ -185,19 +200,26 @@ def _delegate(folder: str, server_pids: set[int]) -> bool:
     It is only if the group is ours alone: other people's processes are not moved.
     """
     try:
-        if not set(_CONTROLLERS) <= set(_read(f"{folder}/cgroup.controllers").split()):
-            return False
-        members = {int(pid) for pid in _read(f"{folder}/cgroup.procs").split()}
-        if not members <= server_pids:
+        if not _is_ours(folder, server_pids):
             return False
         os.makedirs(f"{folder}/{_SERVER_LEAF}", exist_ok=True)
-        for pid in members:
+        for pid in _members(folder):
             kernel.write(f"{folder}/{_SERVER_LEAF}/cgroup.procs", str(pid))
         for name in _CONTROLLERS:
             kernel.write(f"{folder}/cgroup.subtree_control", f"+{name}")
     except OSError:
         return False
     return True
+
+
+def _is_ours(folder: str, server_pids: set[int]) -> bool:
+    """Tell whether a group has what we need and is the server's alone. Raises OSError."""
+    has_controllers = set(_CONTROLLERS) <= set(_read(f"{folder}/cgroup.controllers").split())
+    return has_controllers and os.access(folder, os.W_OK) and _members(folder) <= server_pids
+
+
+def _members(folder: str) -> set[int]:
+    return {int(pid) for pid in _read(f"{folder}/cgroup.procs").split()}
 
 
 def _lives(pid: str) -> bool:

@@ -34,6 +34,10 @@ _BYTES_PER_FILE, _FEWEST_FILES = 4096, 64
 
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 
+# Where an agent can write files, and which devices.
+PRIVATE = tuple(_PRIVATE_PLACES)
+DEVICES = tuple(f"/dev/{name}" for name in _DEVICES)
+
 # Bound read-only from the host where they are there; links among them are made again as links.
 _SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _SHARED_ETC = (
@@ -47,7 +51,7 @@ _SHARED_ETC = (
 _NETWORK_ETC = ("resolv.conf", "hosts", "services", "protocols", "gai.conf", "host.conf")
 
 # Mount points that are not read-only.
-WRITABLE = (*_PRIVATE_PLACES, "/proc", *(f"/dev/{name}" for name in _DEVICES))
+WRITABLE = (*PRIVATE, "/proc", *DEVICES)
 
 _ETC = {
     "passwd": f"agent:x:{namespaces.INSIDE_ID}:{namespaces.INSIDE_ID}::{WORK}:/bin/sh\n",

@@ -42,6 +42,14 @@ def hide_memory() -> None:
     _prctl(PR_SET_DUMPABLE, 0)
 
 
+def show_memory() -> None:
+    """Undo what a change of user does: let this process's files in /proc be its user's again, as an exec does.
+
+    Source: prctl(2), PR_SET_DUMPABLE.
+    """
+    _prctl(PR_SET_DUMPABLE, 1)
+
+
 def become_subreaper() -> None:
     """Make every orphaned descendant a child of this process, so that none can leave its tree.
 

@@ -105,6 +105,9 @@ def _print_report(report: Report) -> None:
         print(f"{'ok' if check.advice is None else 'BAD':3}  {check.name}: {check.found}")
         if check.advice:
             print(f"     {check.advice}")
+    # What only the tier "strict" needs is nothing that is wrong with a machine.
+    for need, why in report.canary.strict_lacks.items():
+        print(f"--   The tier strict lacks {need}: {why}")
     if not report.healthy:
         print(f"BAD  A sandboxed run failed: {report.canary.error}")
     else:

@@ -30,4 +30,4 @@ def send_canary() -> Canary:
     if done.returncode:
         return Canary(error=(done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
     found = json.loads(done.stdout)
-    return Canary(tuple(found.get("layers", ())), found.get("error"))
+    return Canary(tuple(found.get("layers", ())), found.get("error"), found["strict_lacks"])

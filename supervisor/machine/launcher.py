@@ -31,6 +31,7 @@ class Launcher:
         on_death: Callable[[], None],
         reactor: Reactor,
         clock: Clock,
+        accepted: Sequence[str] = (),
     ) -> None:
         """Prepare; start() starts the process.
 
@@ -38,11 +39,13 @@ class Launcher:
             data: the folder of its socket, of the runs' work directories, and of the sandboxes' root.
             inherited_lock: descriptor that the process holds as long as it lives.
             on_event: takes each event and its descriptors. on_death: it died.
+            accepted: see runner.strict: what strict runs can do without on this machine.
         """
         self._data = data
         self._lock = inherited_lock
         self._on_event = on_event
         self._on_death = on_death
+        self._accepted = accepted
         self._reactor = reactor
         self._channel: protocol.Channel | None = None
         self.service = Service("launcher", self._spawn, self._died, reactor, clock)
@@ -100,7 +103,7 @@ class Launcher:
             process = subprocess.Popen(
                 [
                     *(sys.executable, "-I", "-S", _FORKSERVER),
-                    *(str(listener.fileno()), str(work), str(skeleton)),
+                    *(str(listener.fileno()), str(work), str(skeleton), *self._accepted),
                 ],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(listener.fileno(), self._lock),

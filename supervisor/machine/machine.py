@@ -4,7 +4,7 @@ An order names its execution and attempt; a repeated one, or one for a run that 
 decided here about the execution: this side tells what became of the attempt, the head decides what that means.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,11 +45,12 @@ class Machine:
         our_pids: Callable[[], set[int]],
         reactor: Reactor,
         clock: Clock,
+        accepted: Sequence[str] = (),
     ) -> None:
         """Prepare; open() starts the launcher.
 
         Args:
-            data, lock: see Launcher.
+            data, lock, accepted: see Launcher.
             our_pids: the server's own processes, which are never taken for left-overs of a run.
         """
         self._our_pids = our_pids
@@ -65,7 +66,7 @@ class Machine:
             protocol.EXITED: self._on_exited,
             protocol.GONE: self._on_gone,
         }
-        self.launcher = Launcher(data, lock, self._on_event, self._on_launcher_death, reactor, clock)
+        self.launcher = Launcher(data, lock, self._on_event, self._on_launcher_death, reactor, clock, accepted)
 
     @property
     def ready(self) -> bool:

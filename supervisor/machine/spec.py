@@ -1,6 +1,7 @@
 """What the launcher is told of a run: the manifest turned into a command, an environment and limits."""
 
 import os
+import sys
 from typing import Any
 
 from runner import agent as agent_script
@@ -8,6 +9,9 @@ from runner import profile, protocol
 from runner.sandbox.rlimits import LIMITS
 from supervisor.agents import Agent, shared_paths
 from supervisor.models import Claim
+
+# Where it really is: a sandbox has the interpreter that a virtual environment was made from, not the environment.
+_OUR_PYTHON = os.path.realpath(sys.executable)
 
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -29,9 +33,10 @@ def run_spec(claim: Claim, agent: Agent, deadline: float) -> dict[str, Any]:
         deadline: when the run will be stopped, in seconds since the epoch.
     """
     manifest = agent.manifest
+    command = list(manifest.command) if manifest.command else _interpreter_command(agent)
     return {
-        "entrypoint": None if manifest.command or manifest.python else manifest.entrypoint,
-        "command": list(manifest.command) if manifest.command else _interpreter_command(agent),
+        "entrypoint": None if command else manifest.entrypoint,
+        "command": command,
         "folder": str(agent.folder),
         "shared": _shared(agent),
         "disk_bytes": manifest.limits.disk_bytes,
@@ -57,15 +62,21 @@ def _limits(agent: Agent) -> dict[str, int]:
 
 
 def _interpreter_command(agent: Agent) -> list[str] | None:
-    """Return the command that starts the agent's own interpreter. By file: then none of our folders is on its path."""
+    """Return the command that starts an interpreter for an entry point, None if a fork of the launcher runs it.
+
+    By file: then none of our folders is on its path.
+    """
     manifest = agent.manifest
-    if not manifest.python or not manifest.entrypoint:
-        return None
     trusted = _is_trusted(agent)
     folder = str(agent.folder) if trusted else protocol.AGENT_PLACE
     script = agent_script.__file__ if trusted else protocol.AGENT_SCRIPT_PLACE
-    interpreter = os.path.join(folder, manifest.python) if "/" in manifest.python else manifest.python
-    return [interpreter, "-I", script, manifest.entrypoint, folder]
+    assert manifest.entrypoint
+    if manifest.python:
+        interpreter = os.path.join(folder, manifest.python) if "/" in manifest.python else manifest.python
+        return [interpreter, "-I", script, manifest.entrypoint, folder]
+    if manifest.sandbox.tier == profile.STRICT:
+        return [_OUR_PYTHON, "-I", "-S", script, manifest.entrypoint, folder]
+    return None
 
 
 def _environment(claim: Claim, agent: Agent, deadline: float) -> dict[str, str]:

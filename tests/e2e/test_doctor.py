@@ -34,6 +34,12 @@ def test_doctor_on_a_sound_machine_says_so() -> None:
     assert "BAD" not in answer.stdout.splitlines()[-1]
 
 
+def test_doctor_tells_what_the_tier_strict_lacks() -> None:
+    lacks = json.loads(corral("doctor", "--json").stdout)["canary"]["strict_lacks"]
+    lines = [line for line in corral("doctor").stdout.splitlines() if "tier strict" in line]
+    assert lines == [f"--   The tier strict lacks {need}: {why}" for need, why in lacks.items()]
+
+
 def test_doctor_as_json_on_a_sound_machine_lists_layers_and_checks() -> None:
     answer = corral("doctor", "--json")
     report = json.loads(answer.stdout)
@@ -93,6 +99,7 @@ def degraded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer
 def test_degraded_server_tells_it_in_its_health(degraded: RunningServer) -> None:
     isolation = degraded.http.get("/admin/health").json()["isolation"]
     (reason,) = isolation.pop("reasons")
+    del isolation["strict_lacks"]
     assert reason.startswith(REASON)
     assert isolation == {"tier": "trusted", "effective": [], "degraded": ["sandbox"]}
 

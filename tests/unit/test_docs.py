@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from api.schemas import execution_json
+from runner import strict
 from runner.sandbox import attest, namespaces
 from supervisor import doctor
 from supervisor.agents import Limits, Manifest, Sandbox
@@ -64,8 +65,14 @@ def test_readme_has_each_setting_with_its_variable_and_default() -> None:
 
 def test_isolation_document_has_each_layer() -> None:
     inside = {f"{name}_namespace" for name in namespaces.FLAGS} | {layer for layer, _ in attest._STATUS.values()}
+    wanted = {layer for layers_of_tier in layers.WANTED.values() for layer in layers_of_tier}
     written = {row[0].strip("`") for row in documents.rows("docs/isolation.md", "layer")}
-    assert written == {*layers.OF_ALL, *inside, "read_only_root", "cgroup"}
+    assert written == {*layers.OF_ALL, *inside, "read_only_root", *wanted}
+
+
+def test_isolation_document_has_each_need_of_strict_runs_with_its_setting() -> None:
+    rows = {row[0].strip("`"): row[2].strip("`") for row in documents.rows("docs/isolation.md", "need")}
+    assert rows == {need: f"strict.{need}" for need in strict.NEEDS}
 
 
 def test_isolation_document_has_each_check_of_the_doctor() -> None:
