@@ -71,6 +71,8 @@ class Sandboxes:
             self._build()
             gate, latch = os.pipe()
             agent = self._fork_agent(connection, wanted, gate, latch)
+            # Its handlers let the agent have process 1 write to the server's log.
+            faulthandler.disable()
             self._give_up_everything()
             _die_with_launcher(connection)
             protocol.close_all((gate, latch))

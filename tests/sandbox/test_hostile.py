@@ -51,6 +51,12 @@ def test_signals_to_everyone_reach_nobody_else(server: RunningServer) -> None:
     server.wait_for_end(other)
 
 
+def test_signals_to_the_init_reach_no_handler_of_it(tmp_path: Path) -> None:
+    with RunningServer(tmp_path / "data") as own:
+        attack(own, "signal_init")
+        assert own.errors() == ""
+
+
 def test_stop_signal_to_the_init_does_not_reach_it(server: RunningServer) -> None:
     attack(server, "stop_parent")
 

@@ -106,6 +106,12 @@ def signal_all():
     return [attempt(os.kill, -1, signal.SIGTERM)] + [attempt(os.kill, 1, number) for number in numbers]
 
 
+def signal_init():
+    """Send process 1 every signal that it may have a handler for."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        attempt(os.kill, 1, number)
+
+
 def orphans(count):
     for _ in range(count):
         if os.fork() == 0:
