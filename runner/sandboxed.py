@@ -54,6 +54,7 @@ class Sandboxes:
         self._outside_ids = os.geteuid(), os.getegid()
         self._maps_itself = self._outside_ids[0] != 0
         self._build_filters(())
+        self._filter_of_init = seccomp.build_for_init()
 
     def refuse_uncounted_memory(self) -> None:
         """Let agents have no memory that no limit counts; for those that will have no control group."""
@@ -75,6 +76,7 @@ class Sandboxes:
             faulthandler.disable()
             self._give_up_everything()
             _die_with_launcher(connection)
+            seccomp.load(self._filter_of_init)
             protocol.close_all((gate, latch))
             _wait_until_over(connection, agent)
         except protocol.Disconnected:

@@ -1,7 +1,9 @@
-"""The filter of system calls: everything is allowed but what an agent has no use for and the kernel may have bugs in.
+"""The filters of system calls.
 
-A hand-made program for the kernel's classic BPF machine, built once and inherited as bytes. Source: seccomp(2),
-Documentation/userspace-api/seccomp_filter.rst, linux/bpf_common.h.
+That of an agent allows everything but what it has no use for and the kernel may have bugs in; that of a sandbox's init,
+which does nothing but wait, refuses everything but what this takes. Hand-made programs for the kernel's classic BPF
+machine, built once and inherited as bytes. Source: seccomp(2), Documentation/userspace-api/seccomp_filter.rst,
+linux/bpf_common.h.
 """
 
 from __future__ import annotations
@@ -95,6 +97,19 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
     "shmget": (29, 194),
+    "wait4": (61, 260),
+    "kill": (62, 129),
+    "sendmsg": (46, 211),
+    "close": (3, 57),
+    "exit_group": (231, 94),
+    "brk": (12, 214),
+    "mmap": (9, 222),
+    "munmap": (11, 215),
+    "mremap": (25, 216),
+    "mprotect": (10, 226),
+    "madvise": (28, 233),
+    "futex": (202, 98),
+    "clock_gettime": (228, 113),
 }
 
 # Another process's memory and descriptors; mounts and roots; namespaces; the machine; names that lead around mounts.
@@ -119,6 +134,18 @@ _NOT_THERE = (
 # Memory that no process limit counts; refused where no cgroup counts it.
 UNCOUNTED_MEMORY = ("memfd_create", "shmget")
 
+# What an init still does: it waits, tells, ends and lets go of what it has; and what the interpreter's memory takes.
+_WAITING = (
+    *("wait4", "sendmsg", "exit_group", "close"),
+    *("brk", "munmap", "mremap", "madvise", "futex", "clock_gettime"),
+)
+
+# It kills all others in its namespace at once, and nobody by its pid. Source: kill(2).
+_EVERYBODY = 0xFFFFFFFF
+
+# Source: mmap(2).
+_EXECUTABLE = 4
+
 # Of other families, some reach the machine around every namespace (AF_VSOCK), others are rarely used kernel code.
 _LOCAL_FAMILIES = (socket.AF_UNIX,)
 _NETWORK_FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
@@ -142,7 +169,7 @@ _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 
 # Offsets in struct seccomp_data; the low half of an argument, on little-endian machines.
-_NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENT_0_AT, _ARGUMENT_1_AT = 0, 4, 16, 24
+_NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENT_0_AT, _ARGUMENT_1_AT, _ARGUMENT_2_AT = 0, 4, 16, 24, 32
 
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 
@@ -161,10 +188,7 @@ def build(network: bool, also_refused: Iterable[str] = ()) -> bytes:
     """
     column, audit_architecture = _architecture()
     program = [
-        _instruction(_LOAD, _ARCHITECTURE_AT),
-        _instruction(_EQUAL, audit_architecture, 1, 0),
-        _instruction(_RETURN, _KILL),
-        _instruction(_LOAD, _NUMBER_AT),
+        *_of_architecture(audit_architecture),
         _instruction(_AT_LEAST, _FIRST_UNKNOWN, 0, 1),
         _refuse(errno.ENOSYS),
     ]
@@ -178,6 +202,18 @@ def build(network: bool, also_refused: Iterable[str] = ()) -> bytes:
     program += _when("fcntl", column, _except(_ARGUMENT_1_AT, _REFUSED_FCNTLS, errno.EPERM))
     program.append(_instruction(_RETURN, _ALLOW))
     return b"".join(program)
+
+
+def build_for_init() -> bytes:
+    """Return the filter of a process that has nothing left to do but to wait. Raises OSError as build()."""
+    column, audit_architecture = _architecture()
+    program = _of_architecture(audit_architecture)
+    for name in _WAITING:
+        program += _when(name, column, [_instruction(_RETURN, _ALLOW)])
+    for name in ("mmap", "mprotect"):
+        program += _when(name, column, _without_bits(_ARGUMENT_2_AT, _EXECUTABLE, errno.EPERM))
+    program += _when("kill", column, _only(_ARGUMENT_0_AT, (_EVERYBODY,), errno.EPERM))
+    return b"".join([*program, _refuse(errno.EPERM)])
 
 
 def load(program: bytes) -> None:
@@ -194,6 +230,16 @@ def _architecture() -> tuple[int, int]:
     if name not in _ARCHITECTURES:
         raise OSError(errno.ENOSYS, f"cannot filter system calls: there is no table for {name}")
     return _ARCHITECTURES[name]
+
+
+def _of_architecture(audit_architecture: int) -> list[bytes]:
+    """Return the start of a filter: another architecture's calls kill, and then the number of the call is looked at."""
+    return [
+        _instruction(_LOAD, _ARCHITECTURE_AT),
+        _instruction(_EQUAL, audit_architecture, 1, 0),
+        _instruction(_RETURN, _KILL),
+        _instruction(_LOAD, _NUMBER_AT),
+    ]
 
 
 def _when(name: str, column: int, body: Sequence[bytes]) -> list[bytes]:

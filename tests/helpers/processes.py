@@ -1,6 +1,7 @@
 """Looking at real processes."""
 
 import os
+import re
 import select
 from pathlib import Path
 
@@ -34,16 +35,25 @@ def is_spare(pid: int) -> bool:
     except PermissionError:
         return _is_sandbox_without_an_agent(pid)
     except OSError:
-        return False
-    return reserved == os.devnull and connection.startswith("socket:")
+        return _is_first_of_sandbox(pid)
+    return (reserved == os.devnull and connection.startswith("socket:")) or _is_first_of_sandbox(pid)
 
 
 def _is_sandbox_without_an_agent(pid: int) -> bool:
-    """Tell it of what only root may look into, a process in a sandbox: only agents have a filter of system calls."""
+    """Tell it of what only root may look into, a process in a sandbox: only agents and inits have a filter."""
+    return "\nSeccomp:\t0\n" in _status(pid) or _is_first_of_sandbox(pid)
+
+
+def _is_first_of_sandbox(pid: int) -> bool:
+    """Tell whether a process is an init, also one that was just cloned. Source: proc(5), NSpid."""
+    return re.search(r"^NSpid:.*\t1$", _status(pid), re.MULTILINE) is not None
+
+
+def _status(pid: int) -> str:
     try:
-        return "\nSeccomp:\t0\n" in Path(f"/proc/{pid}/status").read_text()
+        return Path(f"/proc/{pid}/status").read_text()
     except OSError:
-        return False
+        return ""
 
 
 def descriptors(pid: int) -> int:

@@ -99,6 +99,24 @@ def test_killed_idle_init_is_replaced(own: RunningServer) -> None:
     assert [own.run("ok")["status"] for _ in range(3)] == ["COMPLETED"] * 3
 
 
+def test_init_has_nothing_left_but_to_wait_when_its_agent_starts(server: RunningServer) -> None:
+    execution_id, members = begin_clan(server)
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{init_of(members)}/status").read_text().splitlines())
+    server.cancel(execution_id)
+    server.wait_for_end(execution_id)
+    assert {status[name] for name in ("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb")} == {"0" * 16}
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert status["NSpid"].split()[-1] == "1"
+
+
+def test_init_reaps_many_orphans_and_tells_what_they_used(server: RunningServer) -> None:
+    execution = server.run("hostile", attack="orphans", **{"with": [300]})
+    assert ended(execution) == ("COMPLETED", "EXITED_OK")
+    usage = execution["usage"]
+    assert usage["user_cpu_seconds"] + usage["system_cpu_seconds"] > 0.05
+    assert usage["peak_memory_bytes"] > 1 << 20
+
+
 # -- control groups ---------------------------------------------------------------------------------------------------
 
 

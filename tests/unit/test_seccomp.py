@@ -221,6 +221,49 @@ def test_filter_refuses_uncounted_memory_if_told_to(
     assert run(build(monkeypatch, machine, also=seccomp.UNCOUNTED_MEMORY), number, machine) == errno.EPERM
 
 
+# (x86_64, aarch64), and arguments.
+OF_INIT = {
+    "wait4": ((61, 260), (0xFFFFFFFF,)),
+    "sendmsg": ((46, 211), (4,)),
+    "exit_group": ((231, 94), ()),
+    "kill all": ((62, 129), (0xFFFFFFFF, 9)),
+    "mmap": ((9, 222), (0, 4096, 3)),
+}
+NOT_OF_INIT = {
+    "kill one": ((62, 129), (2, 9)),
+    "mmap executable": ((9, 222), (0, 4096, 7)),
+    "mprotect executable": ((10, 226), (0, 4096, 5)),
+    "execve": ((59, 221), ()),
+    "openat": ((257, 56), ()),
+    "read": ((0, 63), ()),
+    "write": ((1, 64), ()),
+    "clone": ((56, 220), (17,)),
+    "clone3": ((435, 435), ()),
+    "socket": ((41, 198), (1,)),
+    "prctl": ((157, 167), ()),
+    "ptrace": ((101, 117), ()),
+    "mount": ((165, 40), ()),
+    "setns": ((308, 268), ()),
+    "unknown": ((FIRST_UNKNOWN, FIRST_UNKNOWN), ()),
+    "x32": ((0x40000000 | 61, 0x40000000 | 61), ()),
+}
+
+
+@both
+def test_filter_of_init_lets_it_wait_and_nothing_else(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    program = seccomp.build_for_init()
+    said = {
+        name: run(program, pick(numbers, machine), machine, *arguments)
+        for name, (numbers, arguments) in (OF_INIT | NOT_OF_INIT).items()
+    }
+    assert said == {**dict.fromkeys(OF_INIT, ALLOWED), **dict.fromkeys(NOT_OF_INIT, errno.EPERM)}
+    passed = [number for number in range(FIRST_UNKNOWN) if run(program, number, machine) == ALLOWED]
+    assert len(passed) == 12
+    other = "aarch64" if machine == "x86_64" else "x86_64"
+    assert run(program, pick((61, 260), other), other) == KILLED
+
+
 @pytest.mark.parametrize("machine", ["riscv64", "i686", ""])
 def test_filter_for_a_machine_without_a_table_is_no_filter_but_an_error(
     machine: str, monkeypatch: pytest.MonkeyPatch
