@@ -127,19 +127,21 @@ class Sandboxes:
         self._give_up_everything()
         enter.place(descriptors)
         os.chdir(protocol.AGENT_PLACE)
-        layers = self._be_strict(spec) if wanted.tier == profile.STRICT else []
+        layers = self._confine(wanted, spec)
         rlimits.apply(limits)
         seccomp.load(self._filters[wanted.network])
         layers += attest.attest(self._host, namespaces.shared(wanted.network), mounts.WRITABLE)
         protocol.send(connection, {"tell": protocol.ISOLATED, "layers": layers})
         enter.start(spec, protocol.AGENT_PLACE, mounts.WORK, "/tmp")
 
-    def _be_strict(self, spec: dict[str, Any]) -> list[str]:
-        """Do what the tier strict does more, before sockets are filtered; return the layers.
+    def _confine(self, wanted: Profile, spec: dict[str, Any]) -> list[str]:
+        """Do what only some profiles have, before sockets are filtered; return the layers. Raises NotIsolated."""
+        if wanted.tier == profile.STRICT:
+            return self._be_strict(spec)
+        # The host's network has the abstract Unix sockets of its programs in it.
+        return landlock.keep_to_itself() if wanted.network == profile.HOST else []
 
-        Raises:
-            NotIsolated: one of them is not in effect.
-        """
+    def _be_strict(self, spec: dict[str, Any]) -> list[str]:
         if not spec["command"]:
             raise attest.NotIsolated("a strict agent must be a program of its own, not a fork")
         layers = [*attest.own_uid(self._uid), *landlock.confine(mounts.PRIVATE, mounts.DEVICES)]

@@ -52,6 +52,9 @@ _FLAGS = {"log_same_exec_off": (7, 0)}
 # The fields of struct landlock_ruleset_attr; an older kernel takes only the first ones.
 _FIELDS = ((1, FILES), (4, NETWORK), (6, SCOPES))
 
+# Layers that are made of them, and the first ABI that has each.
+_LAYERS = {"landlock": 1, "landlock_tcp": 4, "landlock_scopes": 6}
+
 _READ = ("execute", "read_file", "read_dir")
 _USE_DEVICE = ("read_file", "write_file", "ioctl_dev")
 _WRITE = tuple(name for name in FILES if name not in ("make_char", "make_block"))
@@ -95,14 +98,31 @@ def confine(folders: Iterable[str], devices: Iterable[str]) -> list[str]:
     version = abi()
     if not version:
         return []
-    with contextlib.closing(_Attempts(version)) as attempts:
+    # As after exec: the files of this process in /proc are its own again, which they are not since it changed its
+    # user. Source: proc(5).
+    prctl.show_memory()
+    with contextlib.closing(_Attempts(version, _LAYERS)) as attempts:
         attempts.must_work()
-        _restrict(version, {"/": _READ, **dict.fromkeys(devices, _USE_DEVICE), **dict.fromkeys(folders, _WRITE)})
+        allowed = {"/": _READ, **dict.fromkeys(devices, _USE_DEVICE), **dict.fromkeys(folders, _WRITE)}
+        _restrict(version, ruleset(version), allowed)
         return attempts.must_be_refused()
 
 
-def _restrict(version: int, allowed: Mapping[str, Iterable[str]]) -> None:
-    wanted = ruleset(version)
+def keep_to_itself() -> list[str]:
+    """Let this process and all it starts reach nobody outside by a signal or an abstract Unix socket; nothing more.
+
+    Returns, Raises: as confine().
+    """
+    version = abi()
+    if version < _LAYERS["landlock_scopes"]:
+        return []
+    with contextlib.closing(_Attempts(version, ("landlock_scopes",))) as attempts:
+        attempts.must_work()
+        _restrict(version, struct.pack("=3Q", 0, 0, mask(SCOPES, SCOPES, version)), {})
+        return attempts.must_be_refused()
+
+
+def _restrict(version: int, wanted: bytes, allowed: Mapping[str, Iterable[str]]) -> None:
     size = ctypes.c_size_t(len(wanted))
     rules = _call("make Landlock rules", _CREATE_RULESET, wanted, size, ctypes.c_uint32(0))
     try:
@@ -127,20 +147,17 @@ def _allow(rules: int, path: str, rights: int) -> None:
 class _Attempts:
     """What nothing but Landlock refuses to a process that is to be confined, in a sandbox with a first process."""
 
-    def __init__(self, version: int) -> None:
-        # As after exec: the files of this process in /proc are its own again, which they are not since it changed its
-        # user. Source: proc(5).
-        prctl.show_memory()
+    def __init__(self, version: int, layers: Iterable[str]) -> None:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind("")  # an abstract name that nobody has. Source: unix(7), "Autobind"
         self._listener.listen()
-        # Layer -> the first ABI that has it, and what it refuses, with which error.
-        table: dict[str, tuple[int, dict[Callable[[], None], int]]] = {
-            "landlock": (1, {_open_to_write: errno.EACCES}),
-            "landlock_tcp": (4, {_bind: errno.EACCES, _connect: errno.EACCES}),
-            "landlock_scopes": (6, {_signal_outside: errno.EPERM, self._connect_outside: errno.EPERM}),
+        # Layer -> what it refuses, with which error.
+        refused: dict[str, dict[Callable[[], None], int]] = {
+            "landlock": {_open_to_write: errno.EACCES},
+            "landlock_tcp": {_bind: errno.EACCES, _connect: errno.EACCES},
+            "landlock_scopes": {_signal_outside: errno.EPERM, self._connect_outside: errno.EPERM},
         }
-        self._layers = {name: attempts for name, (first, attempts) in table.items() if first <= version}
+        self._layers = {name: refused[name] for name in layers if _LAYERS[name] <= version}
 
     def must_work(self) -> None:
         """Raises NotIsolated: something else refuses one of them, so that nothing could be told of Landlock."""

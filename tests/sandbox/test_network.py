@@ -1,5 +1,6 @@
 """Sandboxed agents with the host's network, if the operator names them, and their neighbours without."""
 
+import errno
 import os
 import shutil
 import socket
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from runner.sandbox import landlock
 from tests.helpers import listeners, problems
 from tests.helpers.agents import write_agent
 from tests.helpers.server import RunningServer
@@ -166,7 +168,7 @@ def test_record_tells_that_the_network_is_the_hosts(online: RunningServer) -> No
     assert isolation["tier"] == "sandboxed"
     assert "net_namespace" in isolation["missing"]
     alone = online.run("alone", url="http://127.0.0.1:1/")["isolation"]
-    assert set(alone["effective"]) == {*isolation["effective"], "net_namespace"}
+    assert set(alone["effective"]) == {*isolation["effective"], "net_namespace"} - {"landlock_scopes"}
 
 
 def test_sockets_of_other_families_and_privileges_stay_refused(online: RunningServer) -> None:
@@ -187,6 +189,38 @@ def test_files_that_names_are_looked_up_in_are_the_hosts(online: RunningServer) 
 def test_certificates_of_the_host_are_there(online: RunningServer) -> None:
     ours = ssl.create_default_context().cert_store_stats()
     assert online.run("look", look_at="certificates")["final_result"] == ours
+
+
+def test_abstract_socket_of_the_host_is_reached_only_where_no_landlock_refuses_it(online: RunningServer) -> None:
+    code = """
+import socket
+
+def run(input):
+    return {name: attempt(name) for name in (input["theirs"], own())}
+
+def own():
+    global listener
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("")
+    listener.listen()
+    return listener.getsockname().decode()
+
+def attempt(name):
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(name)
+"""
+    folder = write_agent(online.agents, "program", ONLINE, {"agent.py": code})
+    with socket.socket(socket.AF_UNIX) as theirs:
+        theirs.bind(f"\0corral-test-{os.getpid()}")
+        theirs.listen()
+        name = theirs.getsockname().decode()
+        execution = online.run("program", theirs=name)
+    shutil.rmtree(folder)
+    refused = landlock.abi() >= 6
+    found = dict(execution["final_result"])
+    assert found.pop(name) == (errno.EPERM if refused else 0)
+    assert list(found.values()) == [0]
+    assert ("landlock_scopes" in execution["isolation"]["effective"]) is refused
 
 
 def test_abstract_name_on_the_host_is_not_used_up_by_the_sandbox(online: RunningServer) -> None:
