@@ -5,9 +5,10 @@ Who does what, with which rights:
   init      has all capabilities in its namespaces, none outside. It assembles the file system, forks the process that
             waits for a run, gives up everything and waits. It is process 1 in there: when it ends, the kernel kills all
             the others, and it has not ended before they have. Source: pid_namespaces(7)
+            Before any agent's code runs it has nothing left but to wait: not even most system calls
   agent     takes the run, adds what only the run tells (the agent's folder), makes the sandbox its root, becomes the
-            inside user, gives up everything, filters its system calls, looks whether all of that holds, and only
-            then runs code that is not ours
+            inside user, gives up everything, at tier strict confines itself by Landlock, filters its system calls,
+            looks whether all of that holds, and only then runs code that is not ours
 
 Everything up to the arrival of the run takes no time of the run. A step that fails ends the run; nothing is left out.
 It serves one run: a namespace that an agent has used is not used again.
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 _HOST_NAME = "sandbox"
 
+_GO = b"go"
+
 # Signals for which the interpreter has handlers or which it ignores, besides those of faulthandler. A process 1 gets no
 # signal from inside its namespace for which it has no handler. Source: pid_namespaces(7).
 _PYTHON_SIGNALS = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
@@ -47,7 +50,6 @@ class Sandboxes:
         """Prepare. Args: accepted: needs of the tier strict (runner.strict) that it can do without."""
         self.skeleton = skeleton
         self._accepted = accepted
-        self._uid = os.geteuid()
         self._host = namespaces.identities()
         # Taken on the host: in a namespace that has no users yet, everybody is told to be the overflow user.
         # Source: user_namespaces(7), "Unmapped user and group IDs".
@@ -70,14 +72,16 @@ class Sandboxes:
             connection = enter.keep_only(connection)
             protocol.receive(connection)
             self._build()
-            gate, latch = os.pipe()
+            gate, latch = socket.socketpair()
             agent = self._fork_agent(connection, wanted, gate, latch)
             # Its handlers let the agent have process 1 write to the server's log.
             faulthandler.disable()
             self._give_up_everything()
             _die_with_launcher(connection)
             seccomp.load(self._filter_of_init)
-            protocol.close_all((gate, latch))
+            latch.sendmsg([_GO])
+            gate.close()
+            latch.close()
             _wait_until_over(connection, agent)
         except protocol.Disconnected:
             os._exit(0)
@@ -98,17 +102,18 @@ class Sandboxes:
         kernel.sethostname(_HOST_NAME)
         self.skeleton.assemble()
 
-    def _fork_agent(self, connection: socket.socket, wanted: Profile, gate: int, latch: int) -> int:
+    def _fork_agent(self, connection: socket.socket, wanted: Profile, gate: socket.socket, latch: socket.socket) -> int:
         """Fork the agent's process; return its pid.
 
         Args:
-            gate, latch: the ends of a pipe. No agent starts while the init, which holds the latch, has more than it.
+            gate, latch: two ends of a connection. No agent starts before the init, which keeps the latch, has said that
+                it has given up everything.
         """
         pid = os.fork()
         if pid == 0:
             try:
-                os.close(latch)
-                os.read(gate, 1)
+                latch.close()
+                _wait_for_go(gate)
                 self._wait_and_start(connection, wanted)
             except protocol.Disconnected:
                 os._exit(0)
@@ -144,7 +149,7 @@ class Sandboxes:
     def _be_strict(self, spec: dict[str, Any]) -> list[str]:
         if not spec["command"]:
             raise attest.NotIsolated("a strict agent must be a program of its own, not a fork")
-        layers = [*attest.own_uid(self._uid), *landlock.confine(mounts.PRIVATE, mounts.DEVICES)]
+        layers = [*attest.own_uid(self._outside_ids[0]), *landlock.confine(mounts.PRIVATE, mounts.DEVICES)]
         for need in (strict.OWN_UID, strict.LANDLOCK):
             if need not in layers and need not in self._accepted:
                 raise attest.NotIsolated(f"{need} is not in effect")
@@ -154,6 +159,12 @@ class Sandboxes:
         if not self._maps_itself:
             namespaces.become_inside_user()
         kernel.drop_all_capabilities()
+
+
+def _wait_for_go(gate: socket.socket) -> None:
+    with gate:
+        if gate.recv(len(_GO)) != _GO:
+            raise protocol.Disconnected("the init has ended")
 
 
 def _die_with_launcher(connection: socket.socket) -> None:
