@@ -51,7 +51,7 @@ def test_trusted_agent_without_leave_is_refused_with_the_reason(strict: RunningS
     assert "trusted_agents" in reason_of_refusal(strict, f"{TRUSTED}\n{PYTHON}")
 
 
-@pytest.mark.parametrize("tier", ["Trusted", "none", "", "strict"])
+@pytest.mark.parametrize("tier", ["Trusted", "none", "", "Strict"])
 def test_tier_that_does_not_exist_is_refused(strict: RunningServer, tier: str) -> None:
     assert "sandbox.tier" in reason_of_refusal(strict, f'sandbox.tier = "{tier}"\n{PYTHON}')
 
