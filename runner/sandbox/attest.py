@@ -5,7 +5,7 @@ A step that a kernel, a filter or a mistake of ours has turned into nothing is f
 
 from __future__ import annotations
 
-from runner.sandbox import namespaces
+from runner.sandbox import kernel, namespaces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,8 +65,7 @@ def _namespaces(host: Mapping[str, str], shared: Container[str]) -> Iterator[str
 
 
 def _status() -> Iterator[str]:
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        found = dict(line.rstrip("\n").split(":\t", 1) for line in file)
+    found = dict(line.split(":\t", 1) for line in kernel.read("/proc/self/status").split("\n")[:-1])
     for field, (layer, wanted) in _STATUS.items():
         if found.get(field) != wanted:
             raise NotIsolated(f"{layer}: {field} is {found.get(field)}")
@@ -78,9 +77,8 @@ def mount_layers(writable: set[str], table: str = "/proc/self/mountinfo") -> Ite
 
     Source: proc(5), /proc/pid/mountinfo: the fifth field is the mount point, the sixth its attributes.
     """
-    with open(table, encoding="utf-8", errors="surrogateescape") as file:
-        mounts = [line.split(" ")[4:6] for line in file]
-    for place, attributes in mounts:
+    for line in kernel.read(table).split("\n")[:-1]:
+        place, attributes = line.split(" ")[4:6]
         on = set(attributes.split(","))
         if not {"nosuid"} <= on or not on & {"nodev", "noexec"}:
             raise NotIsolated(f"the mount {place} is {attributes}")

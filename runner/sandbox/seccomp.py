@@ -174,6 +174,9 @@ _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENT_0_AT, _ARGUMENT_1_AT, _ARGUMENT_2_AT = 0
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 
 
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
 class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
 
@@ -218,9 +221,8 @@ def build_for_init() -> bytes:
 
 def load(program: bytes) -> None:
     """Put a filter on this process and all it starts, for good. Needs no_new_privs."""
-    libc = ctypes.CDLL(None, use_errno=True)
     wanted = _Program(len(program) // 8, program)
-    if libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(wanted), 0, 0) < 0:
+    if _libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(wanted), 0, 0) < 0:
         number = ctypes.get_errno()
         raise OSError(number, "cannot filter system calls")
 
