@@ -58,6 +58,7 @@ def try_sandbox(folder: str) -> dict[str, Any]:
     init.channel.send({"limits": {"open_files": 64, "processes": 16}}, ends)
     protocol.close_all(ends)
     told = _listen(init.channel)
+    init.dismiss()
     os.waitpid(init.pid, 0)
     said = os.read(pipes["result"][0], 4096)
     if "layers" in told and _parse(said) == _EXPECTED:
@@ -98,12 +99,14 @@ def _spec(folder: str) -> dict[str, Any]:
 
 
 def _listen(channel: protocol.Channel) -> dict[str, Any]:
-    """Return everything that the init tells until it is gone, in one."""
+    """Return everything that the init tells until the run is over, in one."""
     told: dict[str, Any] = {}
     with contextlib.suppress(protocol.Disconnected):
         while select.select([channel], [], [], _PATIENCE_SECONDS)[0]:
             received = channel.receive()
             told |= received[0] if received else {}
+            if told.get("tell") in (protocol.GONE, protocol.ENDED):
+                return told
         told["error"] = f"no answer within {_PATIENCE_SECONDS} seconds"
     return told
 

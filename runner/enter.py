@@ -91,8 +91,8 @@ def receive_run(connection: socket.socket) -> tuple[dict[str, int], dict[str, An
         Disconnected: there will be no run.
     """
     message, (spec, *descriptors) = protocol.receive(connection)
-    with open(spec, "rb") as file:
-        return message["limits"], json.loads(file.read()), descriptors
+    text = b"".join(iter(lambda: os.read(spec, 1 << 20), b""))
+    return message["limits"], json.loads(text), descriptors
 
 
 def start(spec: dict[str, Any], folder: str, home: str, temporary: str) -> NoReturn:

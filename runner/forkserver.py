@@ -131,14 +131,15 @@ class Launcher:
         kept = descriptors[len(protocol.AGENT_ENDS) :]
         wanted = Profile(message["tier"], message["network"])
         run = self._runs[message["run"]] = Run(message["run"], wanted, kept)
+        purpose = None if wanted.tier == profile.TRUSTED else {**message, "do": None, "run": None}
         try:
             self._nursery.prepare_places(message["shared"])
-            chosen = self._idle[wanted].take() or self._fork(wanted)
+            chosen = self._idle[wanted].take(purpose) or self._fork(wanted)
         except OSError as error:
             run.error = error.strerror or str(error)
             self._send(run.gone())
         else:
-            chosen.run, run.init = run, chosen
+            chosen.run, chosen.purpose, run.init = run, purpose, chosen
             self._send({"event": protocol.STARTED, "run": run.name, "pid": chosen.pid}, [chosen.pidfd])
             self._hand_over(run, chosen, message["limits"], agent_ends)
         finally:
@@ -149,6 +150,7 @@ class Launcher:
         try:
             if chosen.group:
                 # In place of the limit of each process, which counts what it has only reserved.
+                limits = dict(limits)
                 chosen.group.limit(limits.pop("memory_bytes"), limits["processes"])
             if chosen.uid is not None:
                 # An agent that opens its /dev/stdout opens the pipe anew, which only its owner may.
@@ -171,8 +173,9 @@ class Launcher:
         self._warm_up(run.profile)
 
     def _keep(self, free: Init, idle: Idle) -> None:
+        failed = free.run is not None and free.run.error is not None
         free.run = None
-        if idle.full:
+        if idle.full or failed:
             free.dismiss()
         else:
             free.get_ready()
@@ -239,6 +242,7 @@ class Launcher:
 
     def _on_gone(self, run: Run, message: dict[str, Any]) -> None:
         run.take_end(message)
+        run.take_counts()
         self._send(run.gone())
 
     def _shrink(self) -> None:

@@ -53,6 +53,17 @@ class TreeUsage:
             while True:
                 self.add(os.wait4(-1, 0)[2])
 
+    def others_live(self) -> bool:
+        """Reap what has ended; tell whether there is still a child."""
+        try:
+            while True:
+                pid, _, used = os.wait4(-1, os.WNOHANG)
+                if pid == 0:
+                    return True
+                self.add(used)
+        except ChildProcessError:
+            return False
+
     def record(self) -> dict[str, float]:
         """Return the usage as runner.protocol has it."""
         return {
@@ -98,7 +109,7 @@ def _serve_one(connection: socket.socket, directory: str) -> None:
     try:
         agent = _fork_agent(connection, directory)
         status = usage.wait_for(agent)
-        if _others_live(usage):
+        if usage.others_live():
             protocol.send(connection, {"tell": protocol.EXITED})
             usage.wait_for_all()
     except OSError as error:
@@ -121,14 +132,3 @@ def _fork_agent(connection: socket.socket, directory: str) -> int:
             protocol.send(connection, {"tell": protocol.FAILED, "error": str(error)})
         os._exit(1)
     return pid
-
-
-def _others_live(usage: TreeUsage) -> bool:
-    try:
-        while True:
-            pid, _, used = os.wait4(-1, os.WNOHANG)
-            if pid == 0:
-                return True
-            usage.add(used)
-    except ChildProcessError:
-        return False

@@ -1,8 +1,8 @@
 """The inits of the launcher: how they are made, and which of them wait for the next runs.
 
-One of the tier "trusted" serves one run after another; one of a sandbox serves one. A few wait idle, with everything
-done that can be done before there is a run. While runs come and go more of them are kept, because making one takes
-longer than a run should; after a pause, only a few.
+One of the tier "trusted" serves one run after another, that of a sandbox only runs of one agent. A few wait idle, with
+everything done that can be done before there is a run. While runs come and go more of them are kept, because making
+one takes longer than a run should; after a pause, only a few.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from runner.sandbox import kernel, namespaces
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from runner.profile import Profile
     from runner.run import Run
@@ -39,7 +40,7 @@ class Init:
     uid: its user on the host, None for the launcher's. group: its control group, None if it has no own one.
     memory_event: descriptor that is readable when it is to be killed for its use of memory, if there is such a thing.
     out_of_memory: it was. directory: path of its runs' work directories, None if they are not on the host.
-    run: what it was given last, until that is released.
+    run: what it was given last, until that is released. purpose: what that run was for, see Idle.take().
     """
 
     def __init__(self, pid: int, connection: socket.socket, uid: int | None, group: Group | None) -> None:
@@ -52,6 +53,7 @@ class Init:
         self.out_of_memory = False
         self.directory: str | None = None
         self.run: Run | None = None
+        self.purpose: dict[str, Any] | None = None
 
     def get_ready(self) -> None:
         """Tell it that a run may come. One that has died meanwhile is noticed when it is waited for."""
@@ -78,40 +80,50 @@ class Init:
 
 
 class Idle:
-    """The inits of one profile that wait."""
+    """The inits of one profile that wait: those that may serve any run, and those that may serve one purpose only."""
 
     def __init__(self) -> None:
-        self._waiting: list[Init] = []
+        self._for_any: list[Init] = []
+        self._for_one: list[Init] = []
 
     @property
     def full(self) -> bool:
-        return len(self._waiting) >= _MOST_IDLE_WHEN_BUSY
+        return len(self._for_any) + len(self._for_one) >= _MOST_IDLE_WHEN_BUSY
 
     @property
     def missing(self) -> int:
-        """How many there are too few of to be ready for the next runs."""
-        return max(0, _MOST_IDLE - len(self._waiting))
+        """How many there are too few of to be ready for whatever comes."""
+        return max(0, _MOST_IDLE - len(self._for_any))
 
     @property
     def has_surplus(self) -> bool:
-        return len(self._waiting) > _MOST_IDLE
+        return bool(self._for_one) or len(self._for_any) > _MOST_IDLE
 
     def add(self, ready: Init) -> None:
         """Keep one for the next run."""
-        self._waiting.append(ready)
+        (self._for_one if ready.purpose else self._for_any).append(ready)
 
-    def take(self) -> Init | None:
-        """Return the one that came last, whose memory is the warmest; None if there is none."""
-        return self._waiting.pop() if self._waiting else None
+    def take(self, purpose: dict[str, Any] | None) -> Init | None:
+        """Return the one that came last, whose memory is the warmest; None if there is none.
+
+        A sandbox is used again for the same purpose only: whatever an agent may have left in it, in a way that nobody
+        knows of, no other agent is to find.
+        """
+        for used in reversed(self._for_one):
+            if used.purpose == purpose:
+                self._for_one.remove(used)
+                return used
+        return self._for_any.pop() if self._for_any else None
 
     def take_surplus(self) -> Init:
         """Return one of those that are too many after a pause."""
-        return self._waiting.pop(0)
+        return (self._for_one or self._for_any).pop(0)
 
     def discard(self, dead: Init) -> None:
         """Forget one that has died."""
-        if dead in self._waiting:
-            self._waiting.remove(dead)
+        for waiting in (self._for_any, self._for_one):
+            if dead in waiting:
+                waiting.remove(dead)
 
 
 class Nursery:

@@ -4,9 +4,9 @@ They are connected by a Unix socket of type SOCK_SEQPACKET: one message is one J
 and may carry descriptors (SCM_RIGHTS). The supervisor sends requests, the launcher sends events; no message is an
 answer to another. Every message about a run names it by "run", a text that the supervisor chooses once per attempt.
 
-Requests  {"do": LAUNCH, "run", "tier", "network", "shared": [path...], "limits": {name: amount}} + the descriptors
-              of DESCRIPTORS, in that order; tier, network: see runner.profile; shared: what else of the host a
-              sandboxed agent sees, read-only
+Requests  {"do": LAUNCH, "run", "tier", "network", "agent": its id, "shared": [path...], "limits": {name: amount}} +
+              the descriptors of DESCRIPTORS, in that order; tier, network: see runner.profile; shared: what else of the
+              host a sandboxed agent sees, read-only
           {"do": RELEASE, "run"}        forget the run and close what is held for it
 Events    {"event": STARTED, "run", "pid"} + a pidfd of the run's init
           {"event": ISOLATED, "run", "layers"}   every layer of the sandbox is in effect; the agent starts now
@@ -22,7 +22,8 @@ Inits     the launcher has a number of inits (runner.init), each with a connecti
           then, once, {"limits"} + the descriptors of AGENT_ENDS. The init answers {"tell": EXITED} and {"tell": GONE,
           "status", "usage"} as above; before that, the process that cannot become the agent {"tell": FAILED, "error"}.
           That of a sandbox answers {"tell": ISOLATED, "layers"} or {"tell": FAILED, "error"}; at the end, in place of
-          EXITED and GONE, it tells {"tell": ENDED, "status", "usage"} and exits: with it, all of its tree is gone
+          EXITED and GONE, it tells {"tell": ENDED, "status", "usage"} and exits: with it, all of its tree is gone. If
+          the agent was the last of its tree, and it can serve again, it tells GONE and stays
 
 spec      a file, one JSON object: {"entrypoint": "module:function" or null, "command": [program, argument...] or null,
           "folder", "shared", "disk_bytes", "environment": {name: value}}; exactly one of entrypoint and command is

@@ -37,15 +37,19 @@ class Run:
         self.status, self.usage = message["status"], message["usage"]
 
     def take_leave(self) -> None:
-        """Note what its init, which has just ended, has left, and what its group has counted."""
+        """Note what its init, which has just ended, has left."""
         assert self.init is not None
+        self.take_counts()
         self.directory = self.init.directory
-        if self.init.group:
+        self.init = None
+
+    def take_counts(self) -> None:
+        """Note what the group of its sandbox has counted; nothing of the run lives."""
+        if self.init and self.init.group:
             self.out_of_memory = self.init.out_of_memory or self.init.group.was_out_of_memory()
             peak = self.init.group.peak_memory_bytes()
             if peak is not None:
                 self.usage = {**(self.usage or {}), "peak_memory_bytes": peak}
-        self.init = None
 
     def layers_outside(self) -> list[str]:
         """Return the layers that the agent cannot see from inside."""

@@ -11,7 +11,9 @@ Who does what, with which rights:
             looks whether all of that holds, and only then runs code that is not ours
 
 Everything up to the arrival of the run takes no time of the run. A step that fails ends the run; nothing is left out.
-It serves one run: a namespace that an agent has used is not used again.
+Where agents are another user than their init, it serves again if a run ended cleanly, for the same agent only: what an
+agent can leave without a living process, mounts and System V IPC, is in namespaces of that run alone. Else it serves
+one run.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from runner.sandbox import attest, kernel, landlock, mounts, namespaces, prctl, 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from typing import Any, NoReturn
 
     from runner.profile import Profile
@@ -41,6 +43,11 @@ _GO = b"go"
 # Signals for which the interpreter has handlers or which it ignores, besides those of faulthandler. A process 1 gets no
 # signal from inside its namespace for which it has no handler. Source: pid_namespaces(7).
 _PYTHON_SIGNALS = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
+
+
+# What starting another agent takes: the mounts, the change of user, and the end of all that another user has left.
+# CAP_SYS_ADMIN, CAP_SETUID, CAP_SETGID, CAP_KILL. Source: capabilities(7).
+_TO_SERVE_AGAIN = (21, 7, 6, 5)
 
 
 class Sandboxes:
@@ -63,8 +70,9 @@ class Sandboxes:
         self._build_filters(seccomp.UNCOUNTED_MEMORY)
 
     def serve(self, connection: socket.socket, wanted: Profile) -> NoReturn:
-        """Be the init of one run. Args: connection: to the launcher. wanted: the isolation of the run."""
+        """Be the init of a run, or of more. Args: connection: to the launcher. wanted: the isolation of the runs."""
         try:
+            # Its handlers let the agent have process 1 write to the server's log.
             faulthandler.disable()
             for number in _PYTHON_SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
@@ -72,22 +80,56 @@ class Sandboxes:
             connection = enter.keep_only(connection)
             protocol.receive(connection)
             self._build()
-            gate, latch = socket.socketpair()
-            agent = self._fork_agent(connection, wanted, gate, latch)
-            # Its handlers let the agent have process 1 write to the server's log.
-            faulthandler.disable()
-            self._give_up_everything()
-            _die_with_launcher(connection)
-            seccomp.load(self._filter_of_init)
-            latch.sendmsg([_GO])
-            gate.close()
-            latch.close()
-            _wait_until_over(connection, agent)
+            serve = self._serve_run_after_run if self._can_serve_again(wanted) else self._serve_one_run
+            serve(connection, wanted)
+            os._exit(0)
         except protocol.Disconnected:
             os._exit(0)
         except BaseException as error:
             _tell_failure(connection, error)
             os._exit(1)
+
+    def _can_serve_again(self, wanted: Profile) -> bool:
+        """Tell whether agents are another user than their init, and so have no power over it.
+
+        As the same user they could lower its limits, from which later runs would suffer. Source: prlimit(2).
+        """
+        return wanted == profile.DEFAULT and not self._maps_itself
+
+    def _serve_run_after_run(self, connection: socket.socket, wanted: Profile) -> None:
+        """Until a run does not end cleanly: what it has left is then gone for certain with this process."""
+
+        def wait_and_start() -> NoReturn:
+            kernel.unshare(namespaces.OF_ONE_RUN)
+            self._wait_and_start(connection, wanted)
+
+        kernel.keep_capabilities(*_TO_SERVE_AGAIN)
+        _die_with_launcher(connection)
+        while True:
+            clean, end = _wait_until_over(_fork(connection, wait_and_start))
+            protocol.send(connection, {"tell": protocol.GONE if clean else protocol.ENDED, **end})
+            if not clean:
+                return
+            protocol.receive(connection)
+
+    def _serve_one_run(self, connection: socket.socket, wanted: Profile) -> None:
+        gate, latch = socket.socketpair()
+
+        def wait_and_start() -> NoReturn:
+            latch.close()
+            _wait_for_go(gate)
+            self._wait_and_start(connection, wanted)
+
+        agent = _fork(connection, wait_and_start)
+        self._give_up_everything()
+        _die_with_launcher(connection)
+        seccomp.load(self._filter_of_init)
+        # No agent starts before this.
+        latch.sendmsg([_GO])
+        gate.close()
+        latch.close()
+        _, end = _wait_until_over(agent)
+        protocol.send(connection, {"tell": protocol.ENDED, **end})
 
     def _build_filters(self, also_refused: Iterable[str]) -> None:
         self._filters = {
@@ -100,27 +142,8 @@ class Sandboxes:
         enter.apply_what_is_inherited()
         namespaces.lower_ceilings()
         kernel.sethostname(_HOST_NAME)
+        kernel.forbid_new_capabilities()
         self.skeleton.assemble()
-
-    def _fork_agent(self, connection: socket.socket, wanted: Profile, gate: socket.socket, latch: socket.socket) -> int:
-        """Fork the agent's process; return its pid.
-
-        Args:
-            gate, latch: two ends of a connection. No agent starts before the init, which keeps the latch, has said that
-                it has given up everything.
-        """
-        pid = os.fork()
-        if pid == 0:
-            try:
-                latch.close()
-                _wait_for_go(gate)
-                self._wait_and_start(connection, wanted)
-            except protocol.Disconnected:
-                os._exit(0)
-            except BaseException as error:
-                _tell_failure(connection, error)
-            os._exit(1)
-        return pid
 
     def _wait_and_start(self, connection: socket.socket, wanted: Profile) -> NoReturn:
         faulthandler.enable()
@@ -158,13 +181,27 @@ class Sandboxes:
     def _give_up_everything(self) -> None:
         if not self._maps_itself:
             namespaces.become_inside_user()
-        kernel.drop_all_capabilities()
+        kernel.keep_capabilities()
 
 
 def _wait_for_go(gate: socket.socket) -> None:
     with gate:
         if gate.recv(len(_GO)) != _GO:
             raise protocol.Disconnected("the init has ended")
+
+
+def _fork(connection: socket.socket, wait_and_start: Callable[[], NoReturn]) -> int:
+    """Fork the agent's process; return its pid."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            wait_and_start()
+        except protocol.Disconnected:
+            os._exit(0)
+        except BaseException as error:
+            _tell_failure(connection, error)
+        os._exit(1)
+    return pid
 
 
 def _die_with_launcher(connection: socket.socket) -> None:
@@ -180,15 +217,19 @@ def _die_with_launcher(connection: socket.socket) -> None:
         os._exit(0)
 
 
-def _wait_until_over(connection: socket.socket, agent: int) -> NoReturn:
-    """Reap until the agent has ended, then end all others, and tell what the tree has used; ends this process."""
+def _wait_until_over(agent: int) -> tuple[bool, dict[str, Any]]:
+    """Reap until the agent has ended, then end all others.
+
+    Returns:
+        Whether the agent has exited by itself and was the last one; and how it ended, as runner.protocol has it.
+    """
     usage = TreeUsage()
     status = usage.wait_for(agent)
+    clean = os.WIFEXITED(status) and not usage.others_live()
     with contextlib.suppress(ProcessLookupError):
         os.kill(-1, signal.SIGKILL)
     usage.wait_for_all()
-    protocol.send(connection, {"tell": protocol.ENDED, "status": status, "usage": usage.record()})
-    os._exit(0)
+    return clean, {"status": status, "usage": usage.record()}
 
 
 def _tell_failure(connection: socket.socket, error: BaseException) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import hypothesis
 import pytest
@@ -35,7 +36,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     with RunningServer(tmp_path_factory.mktemp("server") / "data", "--max-running", "8") as running:
         for tier in ("ok", "trusted"):
             running.run(tier)
+        at_rest = _of_server(running)
         yield running
+        wait_until(lambda: _is_no_more(_of_server(running), at_rest))
     assert not running.errors(), "the server complained"
 
 
@@ -58,14 +61,14 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """
     watched = request.getfixturevalue("server") if "server" in request.fixturenames else None
     before = _everything()
-    in_server = _of_server(watched) if watched else None
+    in_server = _of_server(watched) if watched else _Held()
     yield
     gc.collect()
     wait_until(lambda: _everything()[0] <= before[0])
     # An init that was just being made may be a spare one by now.
     assert _everything()[1:] == before[1:]
     if watched:
-        wait_until(lambda: _of_server(watched) == in_server)
+        wait_until(lambda: _is_no_more(_of_server(watched), in_server))
 
 
 def _everything() -> tuple[set[int], set[str], int, set[str]]:
@@ -94,13 +97,27 @@ def _targets() -> set[str]:
     return found
 
 
-def _of_server(server: RunningServer) -> tuple[int, int, set[int], list[str], set[Path]]:
-    """Return the descriptors of supervisor and launcher, and of runs the processes, directories and control groups."""
+class _Held(NamedTuple):
+    """Descriptors of supervisor and launcher, and of runs the processes, work directories and control groups."""
+
+    supervisor: int = 0
+    launcher: int = 0
+    runs: frozenset[int] = frozenset()
+    directories: frozenset[str] = frozenset()
+    groups: frozenset[Path] = frozenset()
+
+
+def _of_server(server: RunningServer) -> _Held:
     launcher_pid = server.launcher_pid
-    return (
+    return _Held(
         descriptors(server.process.pid),
         descriptors(launcher_pid),
-        server.runs(),
-        os.listdir(server.data / "work"),
-        groups_left(launcher_pid),
+        frozenset(server.runs()),
+        frozenset(os.listdir(server.data / "work")),
+        frozenset(groups_left(launcher_pid)),
     )
+
+
+def _is_no_more(now: _Held, before: _Held) -> bool:
+    """Sandboxes that have been used are kept for a moment, so there may also be less than before."""
+    return all(found <= earlier for found, earlier in zip(now, before, strict=True))

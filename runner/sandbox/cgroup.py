@@ -44,6 +44,7 @@ class Group:
         self._memory = memory
         self._folders = tuple(dict.fromkeys((memory, pids)))
         self._pids = pids
+        self._earlier_peak = 0
         try:
             for folder in self._folders:
                 os.mkdir(folder)
@@ -63,9 +64,18 @@ class Group:
             if os.path.exists(f"{self._memory}/{name}"):
                 kernel.write(f"{self._memory}/{name}", text)
         kernel.write(f"{self._pids}/pids.max", str(processes))
+        self._earlier_peak = self._peak() or 0
 
     def peak_memory_bytes(self) -> int | None:
-        """Return the most memory that the members had together, None if this kernel does not tell."""
+        """Return the most memory that the members had together since the last limit().
+
+        None if this kernel does not tell, or it was no more than at an earlier time: before Linux 6.12 version 2 cannot
+        be made to forget that.
+        """
+        peak = self._peak()
+        return None if peak is None or peak <= self._earlier_peak else peak
+
+    def _peak(self) -> int | None:
         try:
             return int(_read(f"{self._memory}/{self.peak_file}"))
         except OSError:
@@ -102,7 +112,7 @@ class GroupV1(Group):
 
     layers = ("cgroup",)
     memory_files = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
-    fixed = ()
+    fixed = (("memory.max_usage_in_bytes", "0"),)
     peak_file = "memory.max_usage_in_bytes"
     events_file = "memory.oom_control"
 

@@ -54,6 +54,11 @@ def clone(flags: int) -> int:
     return pid
 
 
+def unshare(flags: int) -> None:
+    """Move this process into new namespaces. Args: flags: CLONE_NEW… flags. Source: unshare(2)."""
+    _check(_libc.unshare(ctypes.c_int(flags)), "cannot make namespaces")
+
+
 def mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
     """Mount a file system, or bind a path to another. Source: mount(2)."""
     encoded = [None if text is None else os.fsencode(text) for text in (source, target, kind, options)]
@@ -112,17 +117,24 @@ def sethostname(name: str) -> None:
     _check(_libc.sethostname(encoded, ctypes.c_size_t(len(encoded))), "cannot set the host name")
 
 
-def drop_all_capabilities() -> None:
-    """Give up every capability of this thread for good, and the possibility of getting any by exec.
-
-    Source: capabilities(7); capset(2), whose data are two structs of three zeros.
-    """
+def forbid_new_capabilities() -> None:
+    """Make no capability to be had by exec, for this process and all that it starts. Source: capabilities(7)."""
     for capability in range(64):
         # The first that this kernel does not know is an error, and the end.
         if _libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0) < 0:
             break
+
+
+def keep_capabilities(*numbers: int) -> None:
+    """Give up every capability of this thread but these, which it must have, for good.
+
+    Source: capabilities(7); capset(2), whose data are two structs of the effective, permitted and inheritable half.
+    """
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    _check(_libc.capset(header, bytes(24)), "cannot drop capabilities")
+    kept = sum(1 << number for number in numbers)
+    low, high = kept & 0xFFFFFFFF, kept >> 32
+    data = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
+    _check(_libc.capset(header, data), "cannot drop capabilities")
 
 
 def _number(name: str) -> int:

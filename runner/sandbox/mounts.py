@@ -8,8 +8,8 @@ sandbox assembles its root on it; the last mounts are made when the agent is kno
 from __future__ import annotations
 
 import os
-import shutil
 
+from runner import workdir
 from runner.protocol import AGENT_PLACE, AGENT_SCRIPT_PLACE
 from runner.sandbox import kernel, namespaces
 
@@ -72,7 +72,7 @@ class Skeleton:
             path: of a folder that is the server's own. prefixes: further read-only folders of the host, such as the
                 interpreter's. agent_script: path of runner/agent.py.
         """
-        shutil.rmtree(path, ignore_errors=True)
+        workdir.remove(path)
         self.path = path
         self._shared: list[str] = []
         for name in ("proc", "dev/shm", "tmp", AGENT_PLACE[1:], WORK[1:], "etc"):
@@ -80,7 +80,8 @@ class Skeleton:
         for name, text in {**dict.fromkeys(_NETWORK_ETC, ""), **_ETC}.items():
             _write(f"{path}/etc/{name}", text)
         os.mkdir(path + os.path.dirname(AGENT_SCRIPT_PLACE), 0o755)
-        shutil.copyfile(agent_script, path + AGENT_SCRIPT_PLACE)
+        with open(agent_script) as script:
+            _write(path + AGENT_SCRIPT_PLACE, script.read())
         for name, target in _DEVICE_LINKS.items():
             os.symlink(target, f"{path}/dev/{name}")
         for name in _DEVICES:

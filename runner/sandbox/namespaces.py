@@ -25,6 +25,9 @@ FLAGS = {
 # Network of a profile -> the namespaces that its sandboxes have in common with the host.
 _SHARED: dict[str, tuple[str, ...]] = {profile.NONE: (), profile.HOST: ("net",)}
 
+# Those that hold what an agent can leave behind without a process that lives.
+OF_ONE_RUN = FLAGS["mnt"] | FLAGS["ipc"]
+
 # Who the agent is inside. Not 0, which would regain the namespace's capabilities on exec. Source: capabilities(7).
 INSIDE_ID = 1000
 
@@ -33,7 +36,7 @@ INSIDE_ID = 1000
 _CEILINGS = {
     "max_user_namespaces": 0,
     "max_pid_namespaces": 1,
-    "max_mnt_namespaces": 1,
+    "max_mnt_namespaces": 2,
     "max_net_namespaces": 1,
     "max_time_namespaces": 0,
     "max_fanotify_groups": 0,

@@ -21,6 +21,7 @@ def launch_request(agent: Agent) -> dict[str, Any]:
     return {
         "tier": agent.manifest.sandbox.tier,
         "network": profile.HOST if _is_trusted(agent) else agent.manifest.sandbox.network,
+        "agent": agent.id,
         "shared": _shared(agent),
         "limits": {name: amount for name, amount in _limits(agent).items() if name in LIMITS},
     }

@@ -109,7 +109,8 @@ def test_server_answers_while_agents_take_every_core(server: RunningServer) -> N
 
 
 def test_signals_of_every_kind_do_not_move_process_1(server: RunningServer) -> None:
-    assert attack(server, "endure", 1500) == ["done"]
+    # Root's init may serve again, and is another user than its agent.
+    assert attack(server, "endure", 1500) in (["done"], ["EPERM"])
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_attest_with_namespaces_alone_is_not_content() -> None:
 
 # Each is run in a process of its own, in which the first of these steps are taken; the next is then what is missed.
 STEPS = {
-    "no_capabilities": "kernel.drop_all_capabilities()",
+    "no_capabilities": "kernel.forbid_new_capabilities(); kernel.keep_capabilities()",
     "no_new_privs": "prctl.forbid_new_privileges()",
     "seccomp": "seccomp.load(seccomp.build(network=False))",
 }

@@ -21,7 +21,7 @@ NEW_USER, NEW_NET = 0x10000000, 0x40000000
 
 def run(input, context):
     # Outside of a sandbox some of these attacks would hit this machine.
-    if os.uname().nodename != "sandbox" or os.getpid() > 100:
+    if os.uname().nodename != "sandbox" or os.path.exists("/proc/1"):
         raise RuntimeError("cannot attack: this is no sandbox")
     global CONTEXT
     CONTEXT = context
