@@ -62,14 +62,14 @@ def _take_signals_as_they_come() -> None:
             signal.signal(number, signal.SIG_DFL)
 
 
-def wait_and_start(connection: socket.socket, directory: str, parent_pid: int) -> NoReturn:
+def wait_and_start(connection: socket.socket, work_root: str, parent_pid: int) -> NoReturn:
     """Wait for a run and become its agent; raises OSError or ValueError before the agent's code has started.
 
     All that does not depend on the run is done before the wait, so that it takes no time of the run.
 
     Args:
         connection: the init's; brings one run (runner.protocol).
-        directory: path of the run's private directory, which is made now.
+        work_root: the folder in which the run's private directory is made now.
         parent_pid: the run's init.
     Raises:
         Disconnected: there will be no run.
@@ -77,11 +77,29 @@ def wait_and_start(connection: socket.socket, directory: str, parent_pid: int) -
     prctl.die_with_parent(parent_pid)
     os.setsid()
     limits, spec, descriptors = receive_run(connection)
+    directory = workdir.new_path(work_root)
     workdir.create(directory)
+    tell_work_directory(connection, directory, directory)
     place(descriptors)
     os.chdir(spec["folder"])
     rlimits.apply(limits)
     start(spec, spec["folder"], directory, directory)
+
+
+def tell_work_directory(connection: socket.socket, place: str, directory: str | None) -> None:
+    """Give the launcher a descriptor of the work directory, for what is left there; to be done before any agent's code.
+
+    And before the limits are applied: how many descriptors may be under way in messages is counted by user, and the
+    limit of open files of the one who sends counts. Source: unix(7), ETOOMANYREFS.
+
+    Args:
+        place: its path in this process's file system. directory: see runner.protocol, AT_WORK.
+    """
+    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        protocol.send(connection, {"tell": protocol.AT_WORK, "directory": directory}, [descriptor])
+    finally:
+        os.close(descriptor)
 
 
 def receive_run(connection: socket.socket) -> tuple[dict[str, int], dict[str, Any], list[int]]:

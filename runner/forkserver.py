@@ -10,8 +10,9 @@ Three kinds of peers:
   strays       orphans of a run at tier "trusted" whose init was killed: this process is a subreaper, so they come
                here and are killed
 
-For each run it keeps the reading ends of the agent's pipes, and its init, until the supervisor releases the run: only
-then may the init be given another one, because only then has the supervisor stopped to look below that init.
+For each run it keeps a descriptor of its work directory, until that is passed on with the end; and the reading ends of
+the agent's pipes, the work directory and the init, until the supervisor releases the run: only then may the init be
+given another one, because only then has the supervisor stopped to look below that init.
 When the supervisor's end of the socket closes, it kills every run and exits.
 """
 
@@ -81,6 +82,7 @@ class Launcher:
         self._requests = {protocol.LAUNCH: self._launch, protocol.RELEASE: self._release}
         self._tidings = {
             protocol.FAILED: self._on_failed,
+            protocol.AT_WORK: Run.take_place,
             protocol.ISOLATED: self._on_isolated,
             protocol.EXITED: self._on_exited,
             protocol.ENDED: Run.take_end,
@@ -99,7 +101,7 @@ class Launcher:
                 self._shrink()
             self._bury()
             for run in self._strays.kill(self._inits):
-                self._send(run.gone())
+                self._tell_gone(run)
             self._watch_channel()
         self._kill_everything()
 
@@ -137,7 +139,7 @@ class Launcher:
             chosen = self._idle[wanted].take(purpose) or self._fork(wanted)
         except OSError as error:
             run.error = error.strerror or str(error)
-            self._send(run.gone())
+            self._tell_gone(run)
         else:
             chosen.run, chosen.purpose, run.init = run, purpose, chosen
             self._send({"event": protocol.STARTED, "run": run.name, "pid": chosen.pid}, [chosen.pidfd])
@@ -168,6 +170,8 @@ class Launcher:
         if run is None:
             return
         protocol.close_all(run.kept)
+        if run.directory:
+            self._strays.clear_up(run.directory)
         if run.init:
             self._keep(run.init, self._idle[run.profile])
         self._warm_up(run.profile)
@@ -192,6 +196,11 @@ class Launcher:
             self._channel.send(event, descriptors)
         except protocol.Disconnected:
             self._stopping = True
+
+    def _tell_gone(self, run: Run) -> None:
+        self._send(run.gone(), run.work)
+        protocol.close_all(run.work)
+        run.work.clear()
 
     def _watch_channel(self) -> None:
         """Wait for room in the socket only while something waits to be sent."""
@@ -221,8 +230,9 @@ class Launcher:
         """Take in what an init says. When it is dead instead, it is waited for like any child."""
         try:
             while received := speaker.channel.receive():
-                message, _ = received
+                message, descriptors = received
                 if speaker.run:
+                    speaker.run.work += descriptors
                     self._tidings[message["tell"]](speaker.run, message)
                 elif message["tell"] == protocol.GONE:
                     speaker.get_ready()
@@ -243,7 +253,7 @@ class Launcher:
     def _on_gone(self, run: Run, message: dict[str, Any]) -> None:
         run.take_end(message)
         run.take_counts()
-        self._send(run.gone())
+        self._tell_gone(run)
 
     def _shrink(self) -> None:
         for idle in self._idle.values():
@@ -279,11 +289,11 @@ class Launcher:
         if run.profile.tier == profile.TRUSTED:
             self._strays.expect(run)
             return
-        self._send(run.gone())
+        self._tell_gone(run)
 
     def _kill_everything(self) -> None:
         while tree.has_children():
-            tree.kill(tree.children(os.getpid()))
+            tree.kill(pid for pid in tree.children(os.getpid()) if not self._strays.is_cleaner(pid))
             time.sleep(_KILL_ROUND_SECONDS)  # noqa: TID251 - killed processes need a moment to end
         for dead in self._inits.values():
             self._nursery.bury(dead)

@@ -17,7 +17,7 @@ import os
 import socket
 import traceback
 
-from runner import enter, protocol, workdir
+from runner import enter, protocol
 from runner.sandbox import prctl
 
 TYPE_CHECKING = False
@@ -73,12 +73,11 @@ class TreeUsage:
         }
 
 
-def serve(connection: socket.socket, directory: str, launcher_pid: int) -> NoReturn:
+def serve(connection: socket.socket, work_root: str, launcher_pid: int) -> NoReturn:
     """Be the init of one run after another, until the launcher closes the connection.
 
     Args:
-        connection: to the launcher. directory: path of each run's work directory, one after another.
-        launcher_pid: the parent.
+        connection: to the launcher. work_root: the folder for the runs' work directories. launcher_pid: the parent.
     """
     try:
         prctl.die_with_parent(launcher_pid)
@@ -90,7 +89,7 @@ def serve(connection: socket.socket, directory: str, launcher_pid: int) -> NoRet
             message, descriptors = protocol.receive(connection)
             protocol.close_all(descriptors)
             if message == protocol.GET_READY:
-                _serve_one(connection, directory)
+                _serve_one(connection, work_root)
     except protocol.Disconnected:
         os._exit(0)
     except BaseException:
@@ -98,34 +97,27 @@ def serve(connection: socket.socket, directory: str, launcher_pid: int) -> NoRet
         os._exit(1)
 
 
-def _serve_one(connection: socket.socket, directory: str) -> None:
-    """Fork the process that waits for a run and becomes its agent; tell when nothing of its tree lives.
-
-    Raises:
-        OSError: the work directory cannot be removed. The run has ended as it has; there can be none here after it.
-    """
+def _serve_one(connection: socket.socket, work_root: str) -> None:
+    """Fork the process that waits for a run and becomes its agent; tell when nothing of its tree lives."""
     usage = TreeUsage()
     status = None
     try:
-        agent = _fork_agent(connection, directory)
+        agent = _fork_agent(connection, work_root)
         status = usage.wait_for(agent)
         if usage.others_live():
             protocol.send(connection, {"tell": protocol.EXITED})
             usage.wait_for_all()
     except OSError as error:
         protocol.send(connection, {"tell": protocol.FAILED, "error": f"cannot fork: {error.strerror}"})
-    try:
-        workdir.remove(directory)
-    finally:
-        protocol.send(connection, {"tell": protocol.GONE, "status": status, "usage": usage.record()})
+    protocol.send(connection, {"tell": protocol.GONE, "status": status, "usage": usage.record()})
 
 
-def _fork_agent(connection: socket.socket, directory: str) -> int:
+def _fork_agent(connection: socket.socket, work_root: str) -> int:
     init_pid = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
-            enter.wait_and_start(connection, directory, init_pid)
+            enter.wait_and_start(connection, work_root, init_pid)
         except protocol.Disconnected:
             os._exit(0)
         except BaseException as error:

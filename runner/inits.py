@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 
-from runner import init, profile, protocol, strict, workdir
+from runner import init, profile, protocol, strict
 from runner.sandbox import kernel, namespaces
 
 TYPE_CHECKING = False
@@ -39,8 +39,8 @@ class Init:
 
     uid: its user on the host, None for the launcher's. group: its control group, None if it has no own one.
     memory_event: descriptor that is readable when it is to be killed for its use of memory, if there is such a thing.
-    out_of_memory: it was. directory: path of its runs' work directories, None if they are not on the host.
-    run: what it was given last, until that is released. purpose: what that run was for, see Idle.take().
+    out_of_memory: it was. run: what it was given last, until that is released. purpose: what that run was for, see
+    Idle.take().
     """
 
     def __init__(self, pid: int, connection: socket.socket, uid: int | None, group: Group | None) -> None:
@@ -51,7 +51,6 @@ class Init:
         self.group = group
         self.memory_event = group.watch_memory() if group else None
         self.out_of_memory = False
-        self.directory: str | None = None
         self.run: Run | None = None
         self.purpose: dict[str, Any] | None = None
 
@@ -176,13 +175,10 @@ class Nursery:
         dead.close()
 
     def _fork_trusted(self, ours: socket.socket, theirs: socket.socket) -> Init:
-        directory = workdir.new_path(self._work_root)
         pid = os.fork()
         if pid == 0:
-            init.serve(theirs, directory, self._launcher_pid)
-        made = Init(pid, ours, None, None)
-        made.directory = directory
-        return made
+            init.serve(theirs, self._work_root, self._launcher_pid)
+        return Init(pid, ours, None, None)
 
     def _fork_sandboxed(self, ours: socket.socket, theirs: socket.socket, wanted: Profile) -> Init:
         if self._sandboxes is None:

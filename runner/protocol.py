@@ -12,7 +12,7 @@ Events    {"event": STARTED, "run", "pid"} + a pidfd of the run's init
           {"event": ISOLATED, "run", "layers"}   every layer of the sandbox is in effect; the agent starts now
           {"event": EXITED, "run"}   the agent has ended, other processes of its tree live
           {"event": GONE, "run", "status", "usage", "error", "out_of_memory"}   nothing of the tree lives; sent exactly
-              once per launch
+              once per launch; + a descriptor of its work directory, if it had got as far as having one
               status: wait status of the agent as waitpid(2) gives it, or null when the agent never started or its
               init was killed; error: why the agent could not be started, or null;
               out_of_memory: the kernel has killed some of it because of the tree's limit;
@@ -21,6 +21,8 @@ Events    {"event": STARTED, "run", "pid"} + a pidfd of the run's init
 Inits     the launcher has a number of inits (runner.init), each with a connection of the same kind. It says GET_READY,
           then, once, {"limits"} + the descriptors of AGENT_ENDS. The init answers {"tell": EXITED} and {"tell": GONE,
           "status", "usage"} as above; before that, the process that cannot become the agent {"tell": FAILED, "error"}.
+          The process that becomes the agent tells {"tell": AT_WORK, "directory"} + a descriptor of its work directory,
+          which the agent itself never has; directory: its path on the host, null if it is in the sandbox alone.
           That of a sandbox answers {"tell": ISOLATED, "layers"} or {"tell": FAILED, "error"}; at the end, in place of
           EXITED and GONE, it tells {"tell": ENDED, "status", "usage"} and exits: with it, all of its tree is gone. If
           the agent was the last of its tree, and it can serve again, it tells GONE and stays
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
 
 LAUNCH, RELEASE = "launch", "release"
 STARTED, EXITED, GONE = "started", "exited", "gone"
-FAILED, ISOLATED, ENDED = "failed", "isolated", "ended"
+FAILED, AT_WORK, ISOLATED, ENDED = "failed", "at work", "isolated", "ended"
 GET_READY = {"do": "get ready"}
 
 # Where a sandboxed agent finds its folder, and its own interpreter finds runner/agent.py.

@@ -16,14 +16,16 @@ class Run:
     """One run that is not released yet.
 
     init: None before it has one, and after that has ended. kept: the reading ends of its pipes.
-    status, usage, error: what its init has told. out_of_memory: see runner.protocol.
-    directory: what its init, killed, has left to be removed. over: GONE has been told.
+    work: the descriptor of its work directory, from when it is told until it is passed on with the end.
+    directory: path of the work directory, if that is one of the host's. status, usage, error: what its init has told.
+    out_of_memory: see runner.protocol. over: GONE has been told.
     """
 
     def __init__(self, name: str, profile: Profile, kept: list[int]) -> None:
         self.name = name
         self.profile = profile
         self.kept = kept
+        self.work: list[int] = []
         self.init: Init | None = None
         self.status: int | None = None
         self.usage: dict[str, float] | None = None
@@ -32,15 +34,18 @@ class Run:
         self.directory: str | None = None
         self.over = False
 
+    def take_place(self, message: dict[str, Any]) -> None:
+        """Note where it works."""
+        self.directory = message["directory"]
+
     def take_end(self, message: dict[str, Any]) -> None:
         """Note what the init tells of the end of the agent."""
         self.status, self.usage = message["status"], message["usage"]
 
     def take_leave(self) -> None:
-        """Note what its init, which has just ended, has left."""
+        """Note that its init has just ended."""
         assert self.init is not None
         self.take_counts()
-        self.directory = self.init.directory
         self.init = None
 
     def take_counts(self) -> None:

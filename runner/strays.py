@@ -1,4 +1,8 @@
-"""What comes to the launcher when the init of a run at tier "trusted" is killed: it is a subreaper, and kills it."""
+"""The launcher's children that are no inits.
+
+Orphans of a run at tier "trusted" whose init was killed: the launcher is a subreaper, gets them, and kills them. And
+cleaners, which remove work directories.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ class Strays:
     """The runs whose init was killed, until nothing of them is left."""
 
     def __init__(self, cleaners: set[int]) -> None:
-        """Args: cleaners: pids of the children that remove work directories, and are no strays."""
+        """Args: cleaners: pids of the children that remove work directories already."""
         self._cleaners = cleaners
         self._orphaned: list[Run] = []
 
@@ -34,6 +38,15 @@ class Strays:
         """Note that a child of this process has ended."""
         self._cleaners.discard(pid)
 
+    def is_cleaner(self, pid: int) -> bool:
+        """Tell whether a child of this process only removes a directory."""
+        return pid in self._cleaners
+
+    def clear_up(self, directory: str) -> None:
+        """Remove the work directory of a run that is over; not in this process if that may take long."""
+        if not workdir.remove_at_once(directory):
+            self._cleaners.add(workdir.remove_in_background([directory]))
+
     def kill(self, inits: Collection[int]) -> list[Run]:
         """Kill what there is; when nothing is left, return the runs of which that is now certain.
 
@@ -47,7 +60,4 @@ class Strays:
             tree.kill(found)
             return []
         over, self._orphaned = self._orphaned, []
-        for run in over:
-            if run.directory:
-                self._cleaners.add(workdir.remove_in_background([run.directory]))
         return over

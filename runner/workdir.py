@@ -1,4 +1,4 @@
-"""The private work directory of a run: made before the agent starts, removed when nothing of its tree lives."""
+"""The private work directory of a run on the host: made before the agent starts, removed when its end is recorded."""
 
 from __future__ import annotations
 
@@ -32,6 +32,20 @@ def create(path: str) -> None:
     os.mkdir(path, _OWNER_ONLY)
 
 
+def remove_at_once(path: str) -> bool:
+    """Remove a directory if it is empty, as it mostly is, or what an agent has put in its place; else return False."""
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+    except OSError:
+        return False
+    return True
+
+
 def remove(path: str) -> None:
     """Remove a directory that a dead agent has written, whatever is in it.
 
@@ -42,18 +56,11 @@ def remove(path: str) -> None:
     Raises:
         OSError: something in it cannot be removed.
     """
+    if remove_at_once(path):
+        return
+    _make_accessible(None, path)
+    top = os.open(path, _OPEN_DIRECTORY)
     try:
-        os.rmdir(path)  # mostly it is empty
-        return
-    except FileNotFoundError:
-        return
-    except NotADirectoryError:
-        os.unlink(path)  # what the agent has put in its place
-        return
-    except OSError:
-        top = os.open(path, _OPEN_DIRECTORY)
-    try:
-        os.fchmod(top, _OWNER_ONLY)
         fresh_names = (f".{os.urandom(8).hex()}" for _ in itertools.count())
         nested = _unlink_files(top)
         while nested:
@@ -101,7 +108,7 @@ def _unlink_files(directory: int) -> list[str]:
     return nested
 
 
-def _make_accessible(directory: int, name: str) -> None:
+def _make_accessible(directory: int | None, name: str) -> None:
     # chmod(2) follows a symbolic link; through O_PATH and /proc it reaches exactly what was opened. Source: open(2).
     handle = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
     try:
