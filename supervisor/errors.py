@@ -29,6 +29,10 @@ class ExecutionUnknown(StoreError):
     """No execution has this id."""
 
 
+class FileUnknown(CorralError):
+    """No run of the execution has left a file of this name that was kept."""
+
+
 class AttemptStale(StoreError):
     """The attempt is not the live one of its execution, or is another supervisor's."""
 

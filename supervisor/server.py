@@ -23,6 +23,7 @@ from supervisor.isolation import Canary
 from supervisor.logs import LogBook
 from supervisor.loop import Loop
 from supervisor.machine.canary import send_canary
+from supervisor.machine.collector import Collector
 from supervisor.machine.lock import FileLock
 from supervisor.machine.machine import Machine
 from supervisor.machine.reactor import Reactor
@@ -76,6 +77,7 @@ class Server:
         self._reactor = Reactor(self._clock)
         with _refusals_explained(settings.data):
             store = Store(settings.database, self._clock)
+            self._collector = Collector(settings.files, settings.max_files, settings.max_files_bytes, self._reactor)
         self._api = Service("api", self._spawn_api, lambda: None, self._reactor, self._clock)
         self._machine = self._new_machine()
         lost = recovery.settle_lost(store, self._clock)
@@ -95,7 +97,9 @@ class Server:
 
     def _new_machine(self) -> Machine:
         data, without = self._settings.data, self._settings.strict_without
-        return Machine(data, self._lock.fileno(), self._our_pids, self._reactor, self._clock, without)
+        return Machine(
+            data, self._lock.fileno(), self._our_pids, self._collector, self._reactor, self._clock, without
+        )
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; then stop and record every run. A second signal cuts the grace period.
@@ -167,6 +171,7 @@ class Server:
         self._machine.launcher.close()
         self._listener.close()
         self._nudges.close()
+        self._collector.close()
         self._reactor.close()
         self._lock.close()
 
@@ -191,7 +196,7 @@ def _refusals_explained(data: Path) -> Iterator[None]:
 
 
 def _allow_many_descriptors() -> None:
-    """Raise our soft limit to the hard one: every live run takes four descriptors here and three in the launcher."""
+    """Raise our soft limit to the hard one: every live run takes four descriptors here and four in the launcher."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

@@ -36,6 +36,10 @@ class Settings(BaseSettings):
     http_threads: Annotated[int, Ge(1), Le(256)] = 16
     max_body_bytes: Annotated[int, Ge(1), Le(64 << 20)] = 1 << 20
     """Largest request body."""
+    max_files: Annotated[int, Ge(0), Le(10_000)] = 100
+    """Files of one run that are kept of those in its work directory."""
+    max_files_bytes: Annotated[int, Ge(0), Le(1 << 40)] = 16 << 20
+    """What they may have together."""
     trusted_agents: frozenset[str] = frozenset()
     """Names of the agents that may run at tier "trusted", without a sandbox; "*" for all."""
     host_network_agents: frozenset[str] = frozenset()
@@ -62,6 +66,10 @@ class Settings(BaseSettings):
     @property
     def logs(self) -> Path:
         return self.data / "logs"
+
+    @property
+    def files(self) -> Path:
+        return self.data / "files"
 
     @property
     def strict_without(self) -> tuple[str, ...]:

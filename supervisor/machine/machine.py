@@ -15,6 +15,7 @@ from runner import profile, protocol
 from supervisor.agents import Agent
 from supervisor.clock import MICROSECONDS, Clock
 from supervisor.machine import layers, outcome
+from supervisor.machine.collector import Collector
 from supervisor.machine.launcher import Launcher
 from supervisor.machine.process_tree import AdoptedProcesses
 from supervisor.machine.progress import ProgressGate
@@ -43,6 +44,7 @@ class Machine:
         data: Path,
         lock: int,
         our_pids: Callable[[], set[int]],
+        collector: Collector,
         reactor: Reactor,
         clock: Clock,
         accepted: Sequence[str] = (),
@@ -52,8 +54,10 @@ class Machine:
         Args:
             data, lock, accepted: see Launcher.
             our_pids: the server's own processes, which are never taken for left-overs of a run.
+            collector: is given what each run leaves.
         """
         self._our_pids = our_pids
+        self._collector = collector
         self._reactor = reactor
         self._clock = clock
         self._runs: dict[tuple[str, int], Run] = {}
@@ -150,8 +154,9 @@ class Machine:
             if stopper:
                 stopper.kill()
 
-    def _on_gone(self, run: Run, event: dict[str, Any], _descriptors: list[int]) -> None:
+    def _on_gone(self, run: Run, event: dict[str, Any], descriptors: list[int]) -> None:
         used = event["usage"] or {}
+        run.work = descriptors[0] if descriptors else None
         run.out_of_memory = event["out_of_memory"]
         self._finish(run, Usage(self._wall_seconds(run), **used), status=event["status"], launch_error=event["error"])
 
@@ -264,7 +269,12 @@ class Machine:
         )
         run.close()
         del self._runs[run.claim.execution_id, run.claim.attempt]
-        self._messages.append(Finished(run.claim.execution_id, run.claim.attempt, outcome.decide(seen)))
+        finished = Finished(run.claim.execution_id, run.claim.attempt, outcome.decide(seen))
+        # An execution that has ended has its files.
+        self._collector.collect(run.work, finished.execution_id, finished.attempt, partial(self._tell, finished))
+
+    def _tell(self, message: Message) -> None:
+        self._messages.append(message)
 
     def _wall_seconds(self, run: Run) -> float:
         return round(self._clock.monotonic() - run.began, 6)

@@ -49,6 +49,7 @@ class Run:
         self.out_of_memory = False
         self.pid: int | None = None
         self.pidfd = -1
+        self.work: int | None = None
         self.deadline: Timer | None = None
         self.stop_reason: Reason | None = None
         self.stop_grace_seconds = 0.0

@@ -25,6 +25,7 @@ def test_settings_nothing_said_are_the_documented_defaults(folder: Path) -> None
     assert (settings.host, settings.port, settings.http_threads) == ("127.0.0.1", 8001, 16)
     assert settings.max_running == 4 * (os.cpu_count() or 1)
     assert (settings.max_body_bytes, settings.shutdown_grace_seconds) == (1 << 20, 2.0)
+    assert (settings.max_files, settings.max_files_bytes, settings.files) == (100, 16 << 20, settings.data / "files")
     assert settings.data == folder / "corral-data"
     assert (settings.agents / "weather" / "agent.toml").is_file()
     assert (settings.database, settings.logs) == (folder / "corral-data" / "corral.db", folder / "corral-data" / "logs")
@@ -52,6 +53,8 @@ def test_settings_flag_beats_environment_beats_file_beats_default(
         ("MAX_RUNNING", "7", 7),
         ("HTTP_THREADS", "8", 8),
         ("MAX_BODY_BYTES", "9", 9),
+        ("MAX_FILES", "0", 0),
+        ("MAX_FILES_BYTES", "1", 1),
         ("SHUTDOWN_GRACE_SECONDS", "0.5", 0.5),
     ],
 )
