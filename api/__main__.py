@@ -21,6 +21,7 @@ from api.connection import Channel
 from runner.sandbox import prctl
 from supervisor import operator_log
 from supervisor.agents import AgentRegistry
+from supervisor.artifacts import Artifacts
 from supervisor.clock import Clock
 from supervisor.isolation import Canary
 from supervisor.logs import Logs
@@ -71,6 +72,7 @@ def main(settings_json: str, listener: str, ready: str, started_at: str, canary_
         store=Store(settings.database, clock),
         agents=AgentRegistry(settings.agents, settings.policy),
         logs=Logs(settings.logs),
+        artifacts=Artifacts(settings.files),
         nudger=Nudger(settings.data),
         clock=clock,
         started_at=int(started_at),

@@ -5,8 +5,10 @@ import falcon
 from api import errors
 from api.admin import Health
 from api.executions import Cancellation, ExecutionItem, ExecutionLogs, ExecutionRun
+from api.files import ExecutionFile, ExecutionFiles
 from api.security import LocalOnly
 from supervisor.agents import AgentRegistry
+from supervisor.artifacts import Artifacts
 from supervisor.clock import Clock
 from supervisor.isolation import Canary
 from supervisor.logs import Logs
@@ -15,7 +17,14 @@ from supervisor.store import Store
 
 
 def create_app(
-    store: Store, agents: AgentRegistry, logs: Logs, nudger: Nudger, clock: Clock, started_at: int, canary: Canary
+    store: Store,
+    agents: AgentRegistry,
+    logs: Logs,
+    artifacts: Artifacts,
+    nudger: Nudger,
+    clock: Clock,
+    started_at: int,
+    canary: Canary,
 ) -> falcon.App[falcon.Request, falcon.Response]:
     """Return the application.
 
@@ -28,5 +37,7 @@ def create_app(
     app.add_route("/executions/{execution_id}", ExecutionItem(store))
     app.add_route("/executions/{execution_id}/cancel", Cancellation(store, nudger))
     app.add_route("/executions/{execution_id}/logs", ExecutionLogs(store, logs))
+    app.add_route("/executions/{execution_id}/files", ExecutionFiles(store, artifacts))
+    app.add_route("/executions/{execution_id}/files/{name:path}", ExecutionFile(store, artifacts))
     app.add_route("/admin/health", Health(clock, started_at, canary))
     return app

@@ -5,7 +5,15 @@ import json
 import falcon
 import structlog
 
-from supervisor.errors import AgentBroken, AgentUnknown, CorralError, ExecutionUnknown, SandboxUnavailable, StoreError
+from supervisor.errors import (
+    AgentBroken,
+    AgentUnknown,
+    CorralError,
+    ExecutionUnknown,
+    FileUnknown,
+    SandboxUnavailable,
+    StoreError,
+)
 
 PROBLEM_TYPE = "application/problem+json"
 
@@ -17,6 +25,7 @@ _log = structlog.get_logger()
 # What a domain error is over HTTP; the first class that matches counts.
 _STATUS: tuple[tuple[type[CorralError], str], ...] = (
     (ExecutionUnknown, falcon.HTTP_404),
+    (FileUnknown, falcon.HTTP_404),
     (AgentUnknown, falcon.HTTP_422),
     (AgentBroken, falcon.HTTP_422),
     (SandboxUnavailable, falcon.HTTP_503),

@@ -61,7 +61,7 @@ class ExecutionItem:
     def on_get(self, _request: falcon.Request, response: falcon.Response, execution_id: str) -> None:
         """Return the execution as it is on disk."""
         response.content_type = falcon.MEDIA_JSON
-        response.data = execution_json(_find(self._store, execution_id))
+        response.data = execution_json(find(self._store, execution_id))
 
     on_head = on_get
 
@@ -99,7 +99,7 @@ class ExecutionLogs:
             raise InvalidRequest([{"field": "stream", "detail": f"must be one of {', '.join(STREAMS)}"}])
         offset = _integer(request, "offset", 0, 0, 1 << 62)
         limit = _integer(request, "limit", _LOG_BYTES, 1, _MAX_LOG_BYTES)
-        execution = _find(self._store, execution_id)
+        execution = find(self._store, execution_id)
         part = self._logs.read(execution.execution_id, execution.attempt, stream, offset, limit)
         text, end = _decode(part, complete=execution.ended)
         response.media = {
@@ -116,7 +116,8 @@ class ExecutionLogs:
     on_head = on_get
 
 
-def _find(store: Store, execution_id: str) -> Execution:
+def find(store: Store, execution_id: str) -> Execution:
+    """Return an execution by the id that a client has sent. Raises ExecutionUnknown."""
     return store.get(_canonical(execution_id))
 
 

@@ -10,6 +10,7 @@ from falcon.testing import Result, TestClient
 from api.app import create_app
 from supervisor import database
 from supervisor.agents import AgentRegistry, Policy
+from supervisor.artifacts import Artifacts
 from supervisor.isolation import Canary
 from supervisor.logs import Logs, attempt_folder
 from supervisor.nudge import Nudger, NudgeReceiver
@@ -32,6 +33,7 @@ def client(tmp_path: Path) -> Iterator[TestClient]:
             store,
             AgentRegistry(AGENTS, Policy()),
             Logs(tmp_path / "logs"),
+            Artifacts(tmp_path / "files"),
             nudger,
             clock,
             clock.now(),

@@ -58,6 +58,14 @@ def test_researcher_quotes_and_tells_its_progress(examples: RunningServer) -> No
     assert quotes == {"bees": 1, "lighthouses": 1, "tides": 0}
 
 
+def test_researcher_leaves_its_findings_as_a_file(examples: RunningServer) -> None:
+    execution = examples.run("researcher", topic="winter")
+    lines = examples.file(execution["execution_id"], "findings.md").decode().splitlines()
+    assert lines[0] == "# winter"
+    assert execution["final_result"]["summary"] in lines
+    assert [line.rpartition("(")[2] for line in lines if line.startswith("> ")] == ["bees)", "lighthouses)"]
+
+
 @needs_node
 def test_node_wordcount_counts(examples: RunningServer) -> None:
     execution = examples.run("node-wordcount", text="Ein Ei, kein ei, don't!")

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import psutil
@@ -119,6 +120,17 @@ class RunningServer:
         answer = self.http.get(f"/executions/{execution_id}/logs", params={"stream": stream, **query})
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
+
+    def files(self, execution_id: str) -> dict[str, Any]:
+        answer = self.http.get(f"/executions/{execution_id}/files")
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def file(self, execution_id: str, name: str) -> bytes:
+        """Return the content of a file that was kept."""
+        answer = self.http.get(f"/executions/{execution_id}/files/{quote(name)}")
+        assert answer.status_code == 200, answer.text
+        return answer.content
 
     def events(self, execution_id: str, kind: str) -> list[Any]:
         """Return the data of all events of a kind, in order."""

@@ -11,6 +11,7 @@ from runner import strict
 from runner.sandbox import attest, namespaces
 from supervisor import doctor
 from supervisor.agents import Limits, Manifest, Sandbox
+from supervisor.artifacts import LeftOut
 from supervisor.machine import layers
 from supervisor.models import Execution, Isolation, Kill, Termination, Usage
 from supervisor.settings import Settings
@@ -91,6 +92,10 @@ def test_agents_document_has_each_code() -> None:
     assert [row[0].strip("`") for row in documents.rows("docs/agents.md", "code")] == list(Cause)
 
 
+def test_agents_document_has_each_reason_for_leaving_a_file_out() -> None:
+    assert [row[0].strip("`") for row in documents.rows("docs/agents.md", "reason")] == list(LeftOut)
+
+
 def test_api_document_has_each_status() -> None:
     assert [row[0].strip("`") for row in documents.rows("docs/api.md", "status")] == list(Status)
 
@@ -104,7 +109,8 @@ def test_api_document_has_each_field_of_an_execution() -> None:
 
 
 def test_api_document_has_each_route() -> None:
-    routes = re.findall(r'add_route\("([^"]+)"', (ROOT / "api" / "app.py").read_text("utf-8"))
+    found = re.findall(r'add_route\("([^"]+)"', (ROOT / "api" / "app.py").read_text("utf-8"))
+    routes = [route.replace(":path}", "}") for route in found]
     headings = re.findall(r"^## (?:GET|POST) (\S+)$", documents.read("docs/api.md"), re.MULTILINE)
     assert headings == routes
 

@@ -1,8 +1,9 @@
-"""Reads its sources side by side and tells the client, after each of them, how far it is.
+"""Reads its sources side by side, tells the client after each how far it is, and leaves its findings as a file.
 
 Input:    {"topic": text}
 Progress: {"done": sources read, "of": sources in all}
 Result:   {"topic": text, "summary": text, "findings": [{"source": name, "sentences": count, "quotes": [text]}]}
+File:     findings.md
 """
 
 import asyncio
@@ -21,7 +22,9 @@ async def run(input, context):
     for done, step in enumerate(asyncio.as_completed(steps), start=1):
         await step
         context.progress({"done": done, "of": len(steps)})
-    return report(topic, [step.result() for step in steps])
+    result = report(topic, [step.result() for step in steps])
+    Path(context.workdir, "findings.md").write_text(as_markdown(result), encoding="utf-8")
+    return result
 
 
 def study(path, topic):
@@ -38,3 +41,8 @@ def report(topic, findings):
         "summary": f"{quoted} of {total} sentences in {len(findings)} sources mention {topic}.",
         "findings": findings,
     }
+
+
+def as_markdown(result):
+    quotes = [f"> {quote} ({finding['source']})\n" for finding in result["findings"] for quote in finding["quotes"]]
+    return "\n".join([f"# {result['topic']}\n", f"{result['summary']}\n", *quotes])
