@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import hypothesis
+import psutil
 import pytest
 
+from runner import inits
 from tests.helpers.control_groups import groups_left
 from tests.helpers.named_pipes import Gate, Lifeline
 from tests.helpers.processes import descendants, descriptors, is_spare
@@ -36,6 +38,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     with RunningServer(tmp_path_factory.mktemp("server") / "data", "--max-running", "8") as running:
         for tier in ("ok", "trusted"):
             running.run(tier)
+        # Until the runs are released: their directories are gone, and the inits of the next ones are there.
+        wait_until(lambda: not os.listdir(running.data / "work"))
+        wait_until(lambda: len(psutil.Process(running.launcher_pid).children()) >= 2 * inits._MOST_IDLE)
         at_rest = _of_server(running)
         yield running
         wait_until(lambda: _is_no_more(_of_server(running), at_rest))
