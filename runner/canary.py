@@ -12,7 +12,7 @@ import os
 import sys
 
 if __name__ == "__main__":
-    # As in forkserver.py.
+    # As in start.py.
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import contextlib

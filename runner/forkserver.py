@@ -1,8 +1,8 @@
 """The launcher: has every run forked, holds its descriptors, and tells the supervisor how it ended.
 
-Started by file with `python -I -S`, as a child of the supervisor but in a session of its own. It is small and has one
-thread, because every run is a fork of it: what it imports or opens, every run pays for and could see. It holds no
-secret and parses nothing that an agent wrote.
+A child of the supervisor, but in a session of its own; runner/start.py starts it. It is small and has one thread,
+because every run is a fork of it: what it imports or opens, every run pays for and could see. It holds no secret and
+parses nothing that an agent wrote.
 
 Three kinds of peers:
   supervisor   one at a time, over the listening Unix socket it was given; messages in runner.protocol
@@ -18,31 +18,19 @@ When the supervisor's end of the socket closes, it kills every run and exits.
 
 from __future__ import annotations
 
-import os
-import sys
-
-if __name__ == "__main__":
-    # -I leaves the checkout off the path; it is on it only while our own modules are loaded, so no agent finds them.
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
 import collections
 import contextlib
-import gc
+import os
 import selectors
 import socket
 import struct
 import time
 
-from runner import agent, profile, protocol, strict, tree, workdir
+from runner import profile, protocol, tree
 from runner.inits import Idle, Init, Nursery
 from runner.profile import Profile
 from runner.run import Run
-from runner.sandbox import cgroup, mounts, prctl
-from runner.sandboxed import Sandboxes
 from runner.strays import Strays
-
-if __name__ == "__main__":
-    sys.path.pop(0)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -299,44 +287,6 @@ class Launcher:
             self._nursery.bury(dead)
 
 
-def main(listener_descriptor: str, work_root: str, skeleton: str, *accepted: str) -> None:
-    """Serve until the supervisor goes away.
-
-    Args:
-        listener_descriptor: number of the inherited listening socket.
-        work_root: the folder that holds the runs' work directories; nothing in it belongs to a live run yet.
-        skeleton: path of the folder that becomes the root of every sandbox.
-        accepted: needs of the tier strict (runner.strict) that it can do without.
-    """
-    listener = socket.socket(fileno=int(listener_descriptor))
-    listener.set_inheritable(False)
-    prctl.become_subreaper()
-    leftovers = workdir.leftovers(work_root)
-    cleaners = {workdir.remove_in_background(leftovers)} if leftovers else set()
-    # The user of a sandbox is another one, and must be able to look at its root.
-    os.umask(0o022)
-    sandboxes = _sandboxes(skeleton, accepted)
-    agent.prepare()
-    # The first compile() of a process makes the types of the syntax tree, which takes longer than most runs.
-    compile("", "", "exec")
-    gc.collect()
-    gc.freeze()
-    server = os.getppid()
-    groups = cgroup.find({server, *tree.children(server)})
-    lacks = strict.lacks(has_cgroup_v2=groups is not None and groups.version == 2)
-    lacking = {need: why for need, why in lacks.items() if need not in accepted}
-    Launcher(listener, Nursery(work_root, sandboxes, groups, lacking), Strays(cleaners)).serve()
-
-
-def _sandboxes(skeleton: str, accepted: Sequence[str]) -> Sandboxes | None:
-    """Return what sandboxes are made from, or None where there can be none."""
-    try:
-        return Sandboxes(mounts.Skeleton(skeleton, [sys.base_prefix], agent.__file__), accepted)
-    except OSError as error:
-        print(f"launcher: cannot have sandboxes: {error}", file=sys.stderr)
-        return None
-
-
 def _ended_children() -> Iterator[int]:
     while True:
         try:
@@ -346,7 +296,3 @@ def _ended_children() -> Iterator[int]:
         if pid == 0:
             return
         yield pid
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

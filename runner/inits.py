@@ -134,7 +134,7 @@ class Nursery:
         """Prepare.
 
         Args:
-            work_root: see forkserver.main(). sandboxes: None if this machine cannot have any.
+            work_root: see start.main(). sandboxes: None if this machine cannot have any.
             groups: None if sandboxes cannot have control groups.
             strict_lacks: why there can be no strict runs; see runner.strict.
         """

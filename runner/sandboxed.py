@@ -152,8 +152,8 @@ class Sandboxes:
         if wanted.network == profile.HOST:
             self.skeleton.add_network()
         self.skeleton.enter(spec["folder"], spec["shared"], spec["disk_bytes"])
-        enter.tell_work_directory(connection, mounts.WORK, None)
         self._give_up_everything()
+        enter.tell_work_directory(connection, mounts.WORK, None)
         enter.place(descriptors)
         os.chdir(protocol.AGENT_PLACE)
         layers = self._confine(wanted, spec)

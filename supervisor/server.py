@@ -97,9 +97,7 @@ class Server:
 
     def _new_machine(self) -> Machine:
         data, without = self._settings.data, self._settings.strict_without
-        return Machine(
-            data, self._lock.fileno(), self._our_pids, self._collector, self._reactor, self._clock, without
-        )
+        return Machine(data, self._lock.fileno(), self._our_pids, self._collector, self._reactor, self._clock, without)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; then stop and record every run. A second signal cuts the grace period.

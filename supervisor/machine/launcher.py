@@ -17,7 +17,7 @@ from supervisor.unix_address import unix_address
 _SOCKET = "launcher.sock"
 _WORK = "work"
 _SKELETON = Path("corral-skeleton", "root")
-_FORKSERVER = str(Path(protocol.__file__).with_name("forkserver.py"))
+_START = str(Path(protocol.__file__).with_name("start.py"))
 
 
 class Launcher:
@@ -102,7 +102,7 @@ class Launcher:
             connection.connect(address)
             process = subprocess.Popen(
                 [
-                    *(sys.executable, "-I", "-S", _FORKSERVER),
+                    *(sys.executable, "-I", "-S", _START),
                     *(str(listener.fileno()), str(work), str(skeleton), *self._accepted),
                 ],
                 stdin=subprocess.DEVNULL,

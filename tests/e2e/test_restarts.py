@@ -242,7 +242,7 @@ def test_launcher_whose_supervisor_dies_while_starting_it_ends(tmp_path: Path) -
 
 # -- who may talk to the launcher --------------------------------------------------------------------------------------
 
-_FORKSERVER = Path(protocol.__file__).with_name("forkserver.py")
+_START = Path(protocol.__file__).with_name("start.py")
 
 _CONNECT_AS_NOBODY = """
 import os, socket, sys
@@ -262,7 +262,7 @@ def test_launcher_hangs_up_on_another_user_and_serves_its_own(tmp_path: Path) ->
         listener.bind(address)
         listener.listen()
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", _FORKSERVER, str(listener.fileno()), tmp_path / "work", tmp_path / "skeleton"],
+            [sys.executable, "-I", "-S", _START, str(listener.fileno()), tmp_path / "work", tmp_path / "skeleton"],
             pass_fds=[listener.fileno()],
         )
     with process:

@@ -147,7 +147,7 @@ class RunningServer:
 
     @property
     def launcher_pid(self) -> int:
-        return self._service("forkserver.py")
+        return self._service("start.py")
 
     @property
     def api_pid(self) -> int:

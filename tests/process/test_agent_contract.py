@@ -113,7 +113,20 @@ def test_entry_point_that_cannot_be_called_fails_with_the_reason(
 # -- the agent's own modules ------------------------------------------------------------------------------------------
 
 # Names of our modules, and of what these import.
-OURS = ["runner", "agent", "protocol", "forkserver", "enter", "init", "tree", "workdir", "supervisor", "api", "sandbox"]
+OURS = [
+    "runner",
+    "agent",
+    "protocol",
+    "forkserver",
+    "start",
+    "enter",
+    "init",
+    "tree",
+    "workdir",
+    "supervisor",
+    "api",
+    "sandbox",
+]
 
 
 @python_modes

@@ -144,8 +144,8 @@ def test_landlock_refuses_what_the_other_layers_allow(server: RunningServer) -> 
     if not landlock.abi():
         pytest.skip("this kernel has no Landlock")
     allowed = {"write to /proc": 0, "signal init": 0, "write to /work": 0, "read /usr": 0}
-    # Of a fork that has changed its user, /proc/self is not its own, and root's init is another user: the kernel refuses
-    # that also without Landlock.
+    # Of a fork that has changed its user, /proc/self is not its own, and root's init is another user: these two the
+    # kernel refuses also without Landlock.
     twin = look(server, "twin")["outside"]
     assert {**twin, "write to /proc": 0, "signal init": 0} == allowed
     refused = {"write to /proc": 13} | ({"signal init": 1} if landlock.abi() >= 6 else {})
