@@ -7,7 +7,7 @@ from uuid import UUID
 import falcon
 
 from api.errors import InvalidRequest
-from api.schemas import RunRequest, execution_json, input_text, read_body
+from api.schemas import RunRequest, execution_json, input_text, lowered_limits, read_body
 from supervisor.agents import AgentRegistry
 from supervisor.errors import ExecutionUnknown, SandboxUnavailable
 from supervisor.isolation import Canary
@@ -43,6 +43,7 @@ class ExecutionRun:
             agent_name=agent.name,
             priority=agent.manifest.priority,
             payload=input_text(body.input),
+            limits=lowered_limits(body, agent),
         )
         self._store.enqueue(submission)
         self._nudger.nudge()

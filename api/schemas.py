@@ -8,14 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from api.errors import InvalidRequest
 from supervisor import strict_json
+from supervisor.agents import Agent
 from supervisor.clock import rfc3339
 from supervisor.errors import InvalidJson
+from supervisor.limits import DEFAULTS, Limits, LimitsTable, Timeout, excesses, limits_said, plain
 from supervisor.models import Execution
 
 Body = TypeVar("Body", bound=BaseModel)
 
-# More than any body has; the answer names each one that is wrong.
-_MAX_FIELDS = 100
+# The answer names each field that is wrong, unless there are more of them.
+_MAX_WRONG_FIELDS = 100
 _MAX_NAME_LENGTH = 100
 
 # What pydantic calls it, in a client's words.
@@ -26,6 +28,11 @@ _WORDS = {
     "dict_type": "must be a JSON object",
     "string_type": "must be a string",
     "string_unicode": "holds half of a surrogate pair",
+    "int_type": "must be an integer",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "greater_than": "must be more than {gt:g}",
+    "greater_than_equal": "must be at least {ge}",
 }
 
 
@@ -38,6 +45,9 @@ class RunRequest(BaseModel):
     """Id or name of the agent."""
     input: dict[str, Any] = {}
     """What the agent is given."""
+    timeout_seconds: Timeout = DEFAULTS.timeout_seconds
+    limits: LimitsTable = LimitsTable()
+    """Counts, like timeout_seconds, only as far as it is said: see lowered_limits."""
 
 
 def read_body(request: falcon.Request, model: type[Body]) -> Body:
@@ -52,13 +62,15 @@ def read_body(request: falcon.Request, model: type[Body]) -> Body:
         value = strict_json.parse(request.bounded_stream.read())
     except InvalidJson as error:
         raise falcon.HTTPBadRequest(description=f"cannot read body: {error}") from error
-    if isinstance(value, dict) and len(value) > _MAX_FIELDS:
-        raise InvalidRequest([{"field": "body", "detail": f"has more than {_MAX_FIELDS} fields"}])
     try:
         return model.model_validate(value)
     except ValidationError as error:
+        if error.error_count() > _MAX_WRONG_FIELDS:
+            what = f"has more than {_MAX_WRONG_FIELDS} fields that are wrong"
+            raise InvalidRequest([{"field": "body", "detail": what}]) from error
         fields = [
-            {"field": _place(item["loc"]), "detail": _WORDS.get(item["type"], item["msg"])} for item in error.errors()
+            {"field": _place(item["loc"]), "detail": _in_words(item["type"], item["msg"], item.get("ctx", {}))}
+            for item in error.errors()
         ]
         raise InvalidRequest(fields) from error
 
@@ -69,6 +81,18 @@ def input_text(value: dict[str, object]) -> str:
         return strict_json.dump(value)
     except InvalidJson as error:
         raise InvalidRequest([{"field": "input", "detail": str(error)}]) from error
+
+
+def lowered_limits(request: RunRequest, agent: Agent) -> Limits:
+    """Return the agent's limits with those that a request lowers. Raises InvalidRequest: it would raise one."""
+    said = limits_said(request)
+    too_high = [
+        {"field": excess.place, "detail": f"must be at most {plain(excess.most)}, the limit of this agent"}
+        for excess in excesses(said, agent.limits)
+    ]
+    if too_high:
+        raise InvalidRequest(too_high)
+    return agent.limits.lowered(said)
 
 
 def execution_json(execution: Execution) -> bytes:
@@ -89,6 +113,7 @@ def execution_json(execution: Execution) -> bytes:
         "completed_at": _text(rfc3339(execution.completed_at)),
         "agent_name": _text(execution.agent_name),
         "attempt": str(execution.attempt),
+        **_limits(execution.limits),
         "progress": execution.progress or "null",
         "termination": _with_instant(execution.termination, "at"),
         "usage": execution.usage or "null",
@@ -96,6 +121,13 @@ def execution_json(execution: Execution) -> bytes:
         "isolation": execution.isolation or "null",
     }
     return ("{" + ", ".join(f'"{name}": {value}' for name, value in fields.items()) + "}").encode()
+
+
+def _limits(record: str | None) -> dict[str, str]:
+    """Return stored limits where a request has them."""
+    limits = json.loads(record) if record else {}
+    timeout_seconds = limits.pop("timeout_seconds", None)
+    return {"timeout_seconds": json.dumps(timeout_seconds), "limits": json.dumps(limits or None)}
 
 
 def _text(value: str | None) -> str:
@@ -109,6 +141,11 @@ def _with_instant(record: str | None, name: str) -> str:
     value = json.loads(record)
     value[name] = rfc3339(value[name])
     return json.dumps(value)
+
+
+def _in_words(kind: str, message: str, context: dict[str, Any]) -> str:
+    """Return one of pydantic's errors in a client's words, as far as there are any."""
+    return _WORDS[kind].format(**context) if kind in _WORDS else message
 
 
 def _place(location: tuple[int | str, ...]) -> str:

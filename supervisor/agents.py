@@ -6,8 +6,8 @@ import stat
 import sys
 import tomllib
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from supervisor.errors import AgentBroken, AgentUnknown
+from supervisor.limits import DEFAULTS, MAXIMA, Limits, LimitsTable, Timeout, excesses, limits_said, plain
 
 MANIFEST = "agent.toml"
 
@@ -61,21 +62,6 @@ def _normal(path: str) -> str:
 HostPath = Annotated[str, StringConstraints(pattern=r"^/[^\x00]*$", max_length=4096), AfterValidator(_normal)]
 
 
-class Limits(BaseModel):
-    """What one run may use; an absent limit is the host's."""
-
-    model_config = _STRICT
-
-    cpu_seconds: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    memory_bytes: Annotated[int, Field(ge=16 << 20, le=1 << 50)] = 512 << 20
-    file_size_bytes: Annotated[int, Field(ge=0)] | None = None
-    processes: Annotated[int, Field(ge=1, le=100_000)] = 128
-    disk_bytes: Annotated[int, Field(ge=4096, le=1 << 40)] = 64 << 20
-    open_files: Annotated[int, Field(ge=16, le=1_000_000)] = 1024
-    result_bytes: Annotated[int, Field(ge=2, le=8 << 20)] = 1 << 20
-    log_bytes: Annotated[int, Field(ge=4096, le=1 << 30)] = 1 << 20
-
-
 class Sandbox(BaseModel):
     """How a run is isolated."""
 
@@ -109,9 +95,9 @@ class Manifest(BaseModel):
     python: Annotated[Text, StringConstraints(min_length=1)] | None = None
     priority: Annotated[int, Field(ge=0, le=100)] = 50
     concurrency: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    timeout_seconds: Annotated[float, Field(gt=0, le=31_536_000)] = 300
+    timeout_seconds: Timeout = DEFAULTS.timeout_seconds
     grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 5
-    limits: Limits = Limits()
+    limits: LimitsTable = LimitsTable()
     sandbox: Sandbox = Sandbox()
     env: dict[EnvironmentName, Text] = {}
 
@@ -143,10 +129,11 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class Agent:
-    """An agent that can be run."""
+    """An agent that can be run. limits: what its runs may use; those of its manifest are only the ones it says."""
 
     folder: Path
     manifest: Manifest
+    limits: Limits
 
     @property
     def id(self) -> str:
@@ -156,6 +143,10 @@ class Agent:
     def name(self) -> str:
         return self.manifest.name
 
+    def lowered(self, limits: Mapping[str, float]) -> Self:
+        """Return the agent with limits that are nowhere above these, by name."""
+        return replace(self, limits=self.limits.lowered(limits))
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -163,15 +154,24 @@ class Policy:
 
     trusted_agents: names of the agents that may run without a sandbox; "*" for all. host_network_agents: likewise, of
     those that may have the host's network in their sandboxes. read_only_paths: what of the host may be seen in
-    sandboxes, with all that is below.
+    sandboxes, with all that is below. default_limits: for what a manifest does not say; not above max_limits: the most
+    that it may say.
     """
 
     trusted_agents: frozenset[str] = frozenset()
     read_only_paths: tuple[Path, ...] = ()
     host_network_agents: frozenset[str] = frozenset()
+    default_limits: Limits = DEFAULTS
+    max_limits: Limits = MAXIMA
 
     def objection(self, agent: Agent) -> str | None:
         """Return why an agent must not be run as its manifest asks, None if it may."""
+        too_high = [
+            f"{excess.place}: {plain(excess.value)} is above {plain(excess.most)}, the server's maximum (max_limits)"
+            for excess in excesses(limits_said(agent.manifest), self.max_limits)
+        ]
+        if too_high:
+            return "; ".join(too_high)
         if agent.manifest.sandbox.tier == "trusted":
             if self.trusted_agents & {agent.name, "*"}:
                 return None
@@ -244,7 +244,7 @@ class AgentRegistry:
     def _scan(self) -> list[Entry]:
         entries: list[Entry] = []
         by_key: dict[str, Entry] = {}
-        for entry in map(self._check_allowed, _read_all(self._root)):
+        for entry in map(self._check_allowed, _read_all(self._root, self._policy.default_limits)):
             keys = (entry.agent.name, entry.agent.id) if entry.agent else ()
             taken = next((by_key[key] for key in keys if key in by_key), None)
             if taken:
@@ -278,15 +278,22 @@ def shared_paths(agent: Agent) -> list[str]:
     return list(dict.fromkeys(paths))
 
 
-def read_agent(folder: Path) -> Agent:
-    """Return the agent of one folder. Raises AgentBroken: in words for its author."""
+def read_agent(folder: Path, default_limits: Limits = DEFAULTS) -> Agent:
+    """Return the agent of one folder.
+
+    Args:
+        default_limits: for what its manifest does not say.
+    Raises:
+        AgentBroken: in words for its author.
+    """
     try:
         data = tomllib.loads(_manifest_text(folder / MANIFEST))
         name = data.setdefault("name", folder.name)
         data.setdefault("id", _id_of(str(name)))
-        return Agent(folder, Manifest.model_validate(data))
+        manifest = Manifest.model_validate(data)
+        return Agent(folder, manifest, default_limits.model_copy(update=limits_said(manifest)))
     except ValidationError as error:
-        raise AgentBroken("; ".join(_problems(error))) from error
+        raise AgentBroken("; ".join(problems(error))) from error
     except (OSError, ValueError, RecursionError) as error:
         raise AgentBroken(f"cannot read {MANIFEST}: {error}") from error
 
@@ -312,7 +319,7 @@ def _manifest_text(path: Path) -> str:
     return data.decode()
 
 
-def _read_all(root: Path) -> Iterator[Entry]:
+def _read_all(root: Path, default_limits: Limits) -> Iterator[Entry]:
     try:
         folders = sorted(root.iterdir())
     except OSError:
@@ -322,7 +329,7 @@ def _read_all(root: Path) -> Iterator[Entry]:
         if stamp is None:
             continue
         try:
-            yield Entry(folder, stamp, read_agent(folder), None)
+            yield Entry(folder, stamp, read_agent(folder, default_limits), None)
         except AgentBroken as error:
             yield Entry(folder, stamp, None, str(error))
 
@@ -338,7 +345,8 @@ def _stamp(folder: Path) -> tuple[int, int, int] | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _problems(error: ValidationError) -> Iterator[str]:
+def problems(error: ValidationError) -> Iterator[str]:
+    """Yield each thing that is wrong, with its place."""
     for item in error.errors():
         place = ".".join(map(str, item["loc"]))
         what = item["msg"].removeprefix("Value error, ")

@@ -166,14 +166,14 @@ class Loop:
     def _begin(self, claim: Claim, transaction: Transaction) -> Agent | None:
         """Record the attempt, and its end too if its agent is no longer there to be run."""
         try:
-            agent = self._agents.find(claim.agent_id)
+            agent = self._agents.find(claim.agent_id).lowered(claim.limits)
             digest = self._digests.digest(agent.folder)
         except (AgentUnknown, AgentBroken, OSError) as error:
-            transaction.start_attempt(claim, self._origin, None)
+            transaction.start_attempt(claim, self._origin)
             failed = outcome.launch_failed(str(error), self._clock.now())
             transaction.end(claim.execution_id, claim.attempt, self._origin, failed)
             return None
-        transaction.start_attempt(claim, self._origin, digest)
+        transaction.start_attempt(claim, self._origin, digest, agent.limits)
         return agent
 
     def _may_launch(self, slots: Slots) -> bool:
@@ -185,7 +185,7 @@ class Loop:
             self._logs.close(*key)
             self._stops_begun.discard(key)
         for claim, agent in plan.launches:
-            self._logs.open(claim.execution_id, claim.attempt, agent.manifest.limits.log_bytes)
+            self._logs.open(claim.execution_id, claim.attempt, agent.limits.log_bytes)
             self._machine.start(claim, agent)
         for key in plan.stops:
             self._stops_begun.add(key)

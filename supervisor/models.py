@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
+from supervisor.limits import Limits
 from supervisor.states import FINAL, Cause, Status
 
 
@@ -22,13 +23,17 @@ def new_execution_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a client asks for, validated and ready to be recorded. payload: JSON text of an object."""
+    """What a client asks for, validated and ready to be recorded.
+
+    payload: JSON text of an object. limits: the agent's at the time, lowered to what the client asks for.
+    """
 
     execution_id: str
     agent_id: str
     agent_name: str
     priority: int
     payload: str
+    limits: Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +124,16 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An execution that has just become RUNNING and is to be launched."""
+    """An execution that has just become RUNNING and is to be launched.
+
+    limits: those of its submission, by name; none if that was recorded by a version without them.
+    """
 
     execution_id: str
     attempt: int
     agent_id: str
     payload: str
+    limits: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +166,10 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """One execution as the store has it; instants in microseconds, JSON as text."""
+    """One execution as the store has it; instants in microseconds, JSON as text.
+
+    limits: those of its attempt, before that those of its submission.
+    """
 
     execution_id: str
     agent_id: str
@@ -176,6 +188,7 @@ class Execution:
     usage: str | None
     kill: str | None
     isolation: str | None
+    limits: str | None
 
     @property
     def ended(self) -> bool:

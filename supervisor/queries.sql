@@ -1,8 +1,8 @@
 -- Every statement of the store, by name. The text after "-- name:" is how store.py asks for it.
 
 -- name: insert_execution
-INSERT INTO executions (id, agent_id, agent_name, priority, payload, created_at)
-VALUES (:id, :agent_id, :agent_name, :priority, :payload, :now);
+INSERT INTO executions (id, agent_id, agent_name, priority, payload, limits, created_at)
+VALUES (:id, :agent_id, :agent_name, :priority, :payload, :limits, :now);
 
 -- name: insert_event
 INSERT INTO events (execution_seq, attempt, kind, data, at)
@@ -10,7 +10,8 @@ SELECT seq, attempt, :kind, :data, :now FROM executions WHERE id = :id;
 
 -- name: get_execution
 SELECT e.id, e.agent_id, e.agent_name, e.status, e.priority, e.payload, e.final_result, e.error_log, e.attempt,
-       e.created_at, e.started_at, e.completed_at, e.progress, e.termination, a.usage, a.kill, a.isolation
+       e.created_at, e.started_at, e.completed_at, e.progress, e.termination, a.usage, a.kill, a.isolation,
+       coalesce(a.limits, e.limits)
 FROM executions AS e
 LEFT JOIN attempts AS a ON a.execution_seq = e.seq AND a.attempt = e.attempt
 WHERE e.id = :id;
@@ -35,11 +36,11 @@ SET status = 'RUNNING', attempt = attempt + 1, started_at = :now
 WHERE status = 'PENDING' AND seq = (
     SELECT e.seq FROM first_in_line JOIN executions AS e USING (seq) ORDER BY e.priority DESC, e.seq LIMIT 1
 )
-RETURNING id, attempt, agent_id, payload;
+RETURNING id, attempt, agent_id, payload, limits;
 
 -- name: insert_attempt
-INSERT INTO attempts (execution_seq, attempt, node, boot, epoch, agent_digest, claimed_at)
-SELECT seq, attempt, :node, :boot, :epoch, :agent_digest, :now FROM executions WHERE id = :id;
+INSERT INTO attempts (execution_seq, attempt, node, boot, epoch, agent_digest, limits, claimed_at)
+SELECT seq, attempt, :node, :boot, :epoch, :agent_digest, :limits, :now FROM executions WHERE id = :id;
 
 -- name: get_status
 SELECT status, attempt FROM executions WHERE id = :id;

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
-from pydantic import ValidationError, field_validator
+from pydantic import ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from supervisor.agents import Policy
+from supervisor.agents import Policy, problems
 from supervisor.errors import ConfigurationError
+from supervisor.limits import CEILINGS, DEFAULTS, MAXIMA, Limits, excesses, plain
 
 DEFAULT_FILE = Path("corral.toml")
 _EXAMPLE_AGENTS = Path(__file__).parent.parent / "examples" / "agents"
@@ -51,6 +52,29 @@ class Settings(BaseSettings):
     agents of the tier "strict" run without."""
     shutdown_grace_seconds: Annotated[float, Ge(0), Le(3600)] = 2.0
     """What a run is given after SIGTERM when the server stops, if its own grace period is longer."""
+    max_limits: Limits = MAXIMA
+    """The most that a manifest may ask for."""
+    default_limits: Limits = DEFAULTS
+    """What a run may use if the agent's manifest does not say."""
+
+    @field_validator("max_limits", mode="before")
+    @classmethod
+    def _with_built_in_maxima(cls, value: object) -> object:
+        return {**MAXIMA.model_dump(), **value} if isinstance(value, dict) else value
+
+    @field_validator("max_limits")
+    @classmethod
+    def _not_above_ceilings(cls, limits: Limits) -> Limits:
+        _refuse_excesses(limits, CEILINGS, "the highest maximum there can be")
+        return limits
+
+    @field_validator("default_limits")
+    @classmethod
+    def _not_above_maxima(cls, limits: Limits, info: ValidationInfo) -> Limits:
+        """Refuse a default that was said and is above the maximum; lower one that is built in."""
+        maxima: Limits = info.data.get("max_limits", CEILINGS)
+        _refuse_excesses(limits, maxima, "the maximum (max_limits)")
+        return limits.lowered(maxima.model_dump())
 
     @field_validator("data", "agents")
     @classmethod
@@ -78,7 +102,23 @@ class Settings(BaseSettings):
 
     @property
     def policy(self) -> Policy:
-        return Policy(self.trusted_agents, self.read_only_paths, self.host_network_agents)
+        return Policy(
+            self.trusted_agents,
+            self.read_only_paths,
+            self.host_network_agents,
+            default_limits=self.default_limits,
+            max_limits=self.max_limits,
+        )
+
+
+def _refuse_excesses(limits: Limits, most: Limits, what: str) -> None:
+    """Raise ValueError: a limit that was said is too high."""
+    found = [
+        f"{excess.name}: {plain(excess.value)} is above {plain(excess.most)}, {what}"
+        for excess in excesses(limits.model_dump(exclude_unset=True), most)
+    ]
+    if found:
+        raise ValueError("; ".join(found))
 
 
 def load(flags: dict[str, Any], file: Path | None = None) -> Settings:
@@ -110,7 +150,6 @@ def load(flags: dict[str, Any], file: Path | None = None) -> Settings:
         sourced = Sourced(**{name: value for name, value in flags.items() if value is not None})
         return sourced.model_copy(update={"data": sourced.data.absolute(), "agents": sourced.agents.absolute()})
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise ConfigurationError(f"cannot read settings: {problems}") from error
+        raise ConfigurationError(f"cannot read settings: {'; '.join(problems(error))}") from error
     except ValueError as error:
         raise ConfigurationError(f"cannot read settings: {error}") from error

@@ -11,6 +11,7 @@ from supervisor import database
 from supervisor.clock import Clock
 from supervisor.errors import AttemptStale, ExecutionUnknown, StoreError
 from supervisor.group_commit import GroupCommit
+from supervisor.limits import Limits
 from supervisor.models import Claim, Execution, Origin, Outcome, Record, Submission, Termination, as_record
 from supervisor.states import FINAL, Cause, Event, Status, transition
 from supervisor.turns import Turns
@@ -37,6 +38,7 @@ class Transaction:
             agent_name=submission.agent_name,
             priority=submission.priority,
             payload=submission.payload,
+            limits=submission.limits.model_dump_json(),
         )
         self._log_status(submission.execution_id, Status.PENDING)
 
@@ -70,11 +72,24 @@ class Transaction:
         if row is None:
             return None
         self._log_status(row["id"], Status.RUNNING)
-        return Claim(row["id"], row["attempt"], row["agent_id"], row["payload"])
+        limits = json.loads(row["limits"]) if row["limits"] else {}
+        return Claim(row["id"], row["attempt"], row["agent_id"], row["payload"], limits)
 
-    def start_attempt(self, claim: Claim, origin: Origin, agent_digest: str | None) -> None:
-        """Record the attempt that a claim begins, before it is launched."""
-        self._execute("insert_attempt", id=claim.execution_id, agent_digest=agent_digest, **as_record(origin))
+    def start_attempt(
+        self, claim: Claim, origin: Origin, agent_digest: str | None = None, limits: Limits | None = None
+    ) -> None:
+        """Record the attempt that a claim begins, before it is launched.
+
+        Args:
+            agent_digest, limits: of the agent as it is launched; None if it cannot be.
+        """
+        self._execute(
+            "insert_attempt",
+            id=claim.execution_id,
+            agent_digest=agent_digest,
+            limits=limits.model_dump_json() if limits else None,
+            **as_record(origin),
+        )
 
     def progress(self, execution_id: str, attempt: int, data: str) -> None:
         """Keep what the agent last said of its progress, and log it; only of the live attempt. data: JSON text."""

@@ -85,7 +85,7 @@ class Machine:
             return
         try:
             gate = ProgressGate(partial(self._tell_progress, claim), self._reactor, self._clock)
-            timeout = agent.manifest.timeout_seconds
+            timeout = agent.limits.timeout_seconds
             spec = run_spec(claim, agent, deadline=self._clock.now() / MICROSECONDS + timeout)
             run = Run(claim, agent, spec, now, gate)
         except OSError as error:
@@ -202,7 +202,7 @@ class Machine:
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def _on_deadline(self, run: Run) -> None:
-        limit = run.agent.manifest.timeout_seconds
+        limit = run.agent.limits.timeout_seconds
         reason = Reason(
             Cause.WALL_TIME,
             f"It ran longer than its limit of {limit:g} seconds.",
@@ -253,7 +253,7 @@ class Machine:
             at=self._clock.now(),
             usage=usage,
             isolation=layers.isolation(run.tier, run.layers),
-            limits=run.agent.manifest.limits.model_dump(),
+            limits=run.agent.limits.model_dump(),
             isolated=run.tier == profile.TRUSTED or bool(run.layers),
             out_of_memory=run.out_of_memory,
             stderr_tail=run.stderr_tail.decode("utf-8", "replace").replace("\x00", "\N{REPLACEMENT CHARACTER}"),

@@ -56,7 +56,7 @@ class Run:
         self.stopper: Stopper | None = None
         self.done_before_stop = False
         self.stderr_tail = bytearray()
-        limit = agent.manifest.limits.result_bytes
+        limit = agent.limits.result_bytes
         self.channel = WholeOutput(limit) if agent.manifest.result == "stdout" else FrameReader(limit)
         self.readers: dict[str, int] = {}
         self._writers: dict[str, int] = {}

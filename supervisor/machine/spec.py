@@ -40,7 +40,7 @@ def run_spec(claim: Claim, agent: Agent, deadline: float) -> dict[str, Any]:
         "command": command,
         "folder": str(agent.folder),
         "shared": _shared(agent),
-        "disk_bytes": manifest.limits.disk_bytes,
+        "disk_bytes": agent.limits.disk_bytes,
         "environment": _environment(claim, agent, deadline),
     }
 
@@ -53,8 +53,8 @@ def _is_trusted(agent: Agent) -> bool:
     return agent.manifest.sandbox.tier == profile.TRUSTED
 
 
-def _limits(agent: Agent) -> dict[str, int]:
-    limits: dict[str, int] = agent.manifest.limits.model_dump(exclude_none=True)
+def _limits(agent: Agent) -> dict[str, float]:
+    limits: dict[str, float] = agent.limits.model_dump()
     if _is_trusted(agent):
         del limits["processes"]  # there it would count what else the server's user runs
     else:

@@ -3,6 +3,7 @@
 import sqlite3
 from typing import Any
 
+from supervisor.limits import DEFAULTS, Limits
 from supervisor.models import (
     Claim,
     Isolation,
@@ -32,10 +33,12 @@ def an_outcome(code: Cause = Cause.EXITED_OK, **fields: Any) -> Outcome:
     )
 
 
-def submit(store: Store, agent_id: str = "agent", priority: int = 50, payload: str = "{}") -> str:
+def submit(
+    store: Store, agent_id: str = "agent", priority: int = 50, payload: str = "{}", limits: Limits = DEFAULTS
+) -> str:
     """Record a submission and return its execution's id."""
     execution_id = new_execution_id()
-    store.enqueue(Submission(execution_id, agent_id, f"{agent_id}-name", priority, payload))
+    store.enqueue(Submission(execution_id, agent_id, f"{agent_id}-name", priority, payload, limits))
     return execution_id
 
 

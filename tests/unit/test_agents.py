@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.agents import Agent, AgentRegistry, Limits, read_agent
+from supervisor.agents import Agent, AgentRegistry, read_agent
 from supervisor.errors import AgentBroken, AgentUnknown
 
 COMMAND = 'command = ["true"]\n'
@@ -41,12 +41,12 @@ def test_manifest_least_there_can_be_has_documented_defaults(tmp_path: Path) -> 
         "frames",
     )
     assert (manifest.description, manifest.priority, manifest.concurrency) == ("", 50, None)
-    assert (manifest.timeout_seconds, manifest.grace_seconds, manifest.env) == (300, 5, {})
-    assert manifest.limits == Limits()
-    assert manifest.limits.model_dump() == {
-        "cpu_seconds": None,
+    assert (manifest.grace_seconds, manifest.env) == (5, {})
+    assert read(tmp_path, ENTRYPOINT).limits.model_dump() == {
+        "timeout_seconds": 300,
+        "cpu_seconds": 600,
         "memory_bytes": 512 << 20,
-        "file_size_bytes": None,
+        "file_size_bytes": 1 << 30,
         "processes": 128,
         "disk_bytes": 64 << 20,
         "open_files": 1024,
@@ -82,9 +82,9 @@ def test_manifest_with_everything_is_taken_as_it_is(tmp_path: Path) -> None:
     )
     assert (agent.name, agent.id) == ("Weather-2.0_x", SOME_ID)
     assert agent.manifest.entrypoint == "package.module:Class.run"
-    assert (agent.manifest.timeout_seconds, agent.manifest.grace_seconds) == (0.5, 0)
+    assert (agent.limits.timeout_seconds, agent.manifest.grace_seconds) == (0.5, 0)
     assert agent.manifest.env == {"NAME": "value=with\nall", "_lower1": ""}
-    assert agent.manifest.limits.file_size_bytes == 0
+    assert (agent.limits.file_size_bytes, agent.limits.disk_bytes) == (0, 64 << 20)
 
 
 def test_manifest_with_a_command_keeps_each_word(tmp_path: Path) -> None:
@@ -134,7 +134,6 @@ BROKEN = {
     "no concurrency": (COMMAND + "concurrency = 0", "concurrency: "),
     "too much concurrency": (COMMAND + "concurrency = 10001", "concurrency: "),
     "no time": (COMMAND + "timeout_seconds = 0", "timeout_seconds: "),
-    "over a year": (COMMAND + "timeout_seconds = 31536001", "timeout_seconds: "),
     "time without end": (COMMAND + "timeout_seconds = inf", "timeout_seconds: "),
     "time is no number": (COMMAND + "timeout_seconds = nan", "timeout_seconds: "),
     "time is a text": (COMMAND + 'timeout_seconds = "60"', "timeout_seconds: "),
@@ -149,7 +148,6 @@ BROKEN = {
     "file size below zero": (COMMAND + "[limits]\nfile_size_bytes = -1", "limits.file_size_bytes: "),
     "too few open files": (COMMAND + "[limits]\nopen_files = 15", "limits.open_files: "),
     "no room for a result": (COMMAND + "[limits]\nresult_bytes = 1", "limits.result_bytes: "),
-    "result too large": (COMMAND + "[limits]\nresult_bytes = 8388609", "limits.result_bytes: "),
     "no room for a log": (COMMAND + "[limits]\nlog_bytes = 4095", "limits.log_bytes: "),
     "env name with a dash": (COMMAND + '[env]\n"A-B" = ""', "env.A-B."),
     "env name is empty": (COMMAND + '[env]\n"" = ""', "env."),

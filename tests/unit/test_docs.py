@@ -5,13 +5,15 @@ import re
 from pathlib import Path
 
 import pytest
+from annotated_types import Ge, Gt
 
 from api.schemas import execution_json
 from runner import strict
 from runner.sandbox import attest, namespaces
 from supervisor import doctor
-from supervisor.agents import Limits, Manifest, Sandbox
+from supervisor.agents import Manifest, Sandbox
 from supervisor.artifacts import LeftOut
+from supervisor.limits import MACHINE_BYTES, Limits, LimitsTable, most_of, plain
 from supervisor.machine import layers
 from supervisor.models import Execution, Isolation, Kill, Termination, Usage
 from supervisor.settings import Settings
@@ -34,24 +36,51 @@ def test_state_table_is_the_transitions() -> None:
     assert table == TRANSITIONS
 
 
-@pytest.mark.parametrize("model", [Manifest, Limits, Sandbox])
+@pytest.mark.parametrize("model", [Manifest, Sandbox])
 def test_agents_document_has_each_key_of_the_manifest_with_its_default(
-    model: type[Manifest | Limits | Sandbox],
+    model: type[Manifest | Sandbox],
 ) -> None:
     written = {key: default for key, _, default, _ in documents.rows("docs/agents.md", "key")}
     for name, field in model.model_fields.items():
         default = field.default
         if field.is_required():
             assert f"`{name}`" in written
-        elif isinstance(default, Limits | Sandbox):
+        elif isinstance(default, LimitsTable | Sandbox):
             assert written[f"`{name}`"] == ""
         else:
-            assert written[f"`{name}`"] == ("none" if default is None else f"`{json.dumps(default)}`")
+            text = plain(default) if isinstance(default, float) else json.dumps(default)
+            assert written[f"`{name}`"] == ("none" if default is None else f"`{text}`")
 
 
 def test_agents_document_has_no_other_key() -> None:
     keys = {row[0].strip("`") for row in documents.rows("docs/agents.md", "key")}
-    assert keys == {*Manifest.model_fields, *Limits.model_fields, *Sandbox.model_fields}
+    assert keys == {*Manifest.model_fields, *Sandbox.model_fields}
+
+
+def test_agents_document_has_each_limit_with_its_bounds_default_and_maxima() -> None:
+    rows = {row[0].strip("`"): row[1:] for row in documents.rows("docs/agents.md", "limit")}
+    assert set(rows) == set(Limits.model_fields)
+    for name, (kind, least, default, maximum, ceiling, _) in rows.items():
+        field, most = Limits.model_fields[name], most_of(name)
+        (bound,) = (item for item in field.metadata if isinstance(item, Ge | Gt))
+        assert kind == ("number" if field.annotation is float else "integer")
+        assert least.startswith("more than") == isinstance(bound, Gt)
+        assert number_in(least) == (bound.gt if isinstance(bound, Gt) else bound.ge)
+        assert [number_in(cell) for cell in (default, ceiling)] == [field.default, most.ceiling]
+        of_machine = most.built_in == MACHINE_BYTES
+        assert maximum == "the machine's memory" if of_machine else number_in(maximum) == most.built_in
+
+
+def number_in(cell: str) -> float:
+    """Return the first number of a cell, without the commas that help to read it."""
+    found = re.search(r"\d[\d,.]*", cell)
+    assert found
+    return float(found.group().replace(",", ""))
+
+
+def test_api_document_has_each_limit_of_a_request() -> None:
+    asked, _ = (row[2] for row in documents.rows("docs/api.md", "field") if row[0] == "`limits`")
+    assert re.findall(r"`(\w+)`", asked) == list(LimitsTable.model_fields)
 
 
 def test_readme_has_each_setting_with_its_variable_and_default() -> None:
@@ -61,7 +90,10 @@ def test_readme_has_each_setting_with_its_variable_and_default() -> None:
         _, variable, default, _ = rows[name]
         assert variable == f"`CORRAL_{name.upper()}`"
         value = list(field.default) if isinstance(field.default, frozenset | tuple) else field.default
-        assert name in ("agents", "max_running") or default == f"`{value}`"
+        if isinstance(value, Limits):
+            assert default == "[table](docs/agents.md#limits)"
+        else:
+            assert name in ("agents", "max_running") or default == f"`{value}`"
 
 
 def test_isolation_document_has_each_layer() -> None:
@@ -102,7 +134,7 @@ def test_api_document_has_each_status() -> None:
 
 def test_api_document_has_each_field_of_an_execution() -> None:
     written = {row[0].strip("`") for row in documents.rows("docs/api.md", "field")}
-    execution = Execution("id", "agent", "name", Status.PENDING, 50, "{}", None, None, 0, 0, *[None] * 7)
+    execution = Execution("id", "agent", "name", Status.PENDING, 50, "{}", None, None, 0, 0, *[None] * 8)
     shown = set(json.loads(execution_json(execution)))
     records = {name for record in (Termination, Usage, Kill, Isolation) for name in record.__slots__}
     assert not (shown | records) - written

@@ -10,6 +10,7 @@ import pytest
 
 from supervisor.errors import CorralError, ExecutionUnknown, StoreError
 from supervisor.group_commit import GroupCommit
+from supervisor.limits import DEFAULTS
 from supervisor.models import Submission, new_execution_id
 from supervisor.states import Status
 from supervisor.store import Store
@@ -155,9 +156,9 @@ def test_store_unknown_execution_in_a_group_does_not_take_the_submits_along(stor
 def test_store_write_that_the_database_refuses_fails_its_whole_group_and_nothing_is_recorded(
     store: Store, path: Path
 ) -> None:
-    taken = Submission(new_execution_id(), "agent", "agent", 50, "{}")
+    taken = Submission(new_execution_id(), "agent", "agent", 50, "{}", DEFAULTS)
     store.enqueue(taken)
-    fresh = [Submission(new_execution_id(), "agent", "agent", 50, "{}") for _ in range(3)]
+    fresh = [Submission(new_execution_id(), "agent", "agent", 50, "{}", DEFAULTS) for _ in range(3)]
     with ThreadPoolExecutor(5) as pool:
         with others_turn(path):
             first = pool.submit(submit, store)

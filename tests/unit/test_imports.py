@@ -192,6 +192,15 @@ def processes_are_the_machines(source: Source) -> Iterator[Violation]:
             yield line, f"uses {name}; only {', '.join(PROCESS_FOLDERS)} may"
 
 
+def limits_are_the_agents(source: Source) -> Iterator[Violation]:
+    """A manifest has only the limits that it says, and a request may have lowered them: Agent.limits are in effect."""
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Attribute) and node.attr in ("limits", "timeout_seconds"):
+            holder = ast.unparse(node.value).rpartition(".")[2]
+            if holder == "manifest":
+                yield node.lineno, f"uses {node.attr} of a manifest; in effect are those of the agent"
+
+
 def public_names_are_explained(source: Source) -> Iterator[Violation]:
     """What is public has a docstring; a property of one statement and UNDOCUMENTED names are told by their names."""
     if source.tree.body and not ast.get_docstring(source.tree):
@@ -220,6 +229,7 @@ RULES: tuple[Rule, ...] = (
     runner_is_the_machines,
     sql_is_the_stores,
     processes_are_the_machines,
+    limits_are_the_agents,
     public_names_are_explained,
     files_and_functions_are_short,
 )
@@ -262,6 +272,8 @@ BROKEN: list[tuple[Rule, str, int, str]] = [
     (processes_are_the_machines, "supervisor/server.py", 2, "import os\nos.killpg(1, 9)"),
     (processes_are_the_machines, "api/app.py", 1, "from subprocess import run"),
     (processes_are_the_machines, "api/app.py", 1, "from signal import pidfd_send_signal"),
+    (limits_are_the_agents, "supervisor/loop.py", 1, "cap = agent.manifest.limits.log_bytes"),
+    (limits_are_the_agents, "supervisor/machine/run.py", 2, "manifest = agent.manifest\nmanifest.timeout_seconds"),
     (public_names_are_explained, "api/app.py", 1, "x = 1"),
     (public_names_are_explained, "api/app.py", 2, "'''M'''\ndef create():\n    return 1"),
     (public_names_are_explained, "api/app.py", 2, "'''M'''\nclass Item:\n    x = 1"),
@@ -307,6 +319,7 @@ KEPT: list[tuple[str, str]] = [
         "supervisor/loop.py",
         "'''M'''\nclass _A:\n    @property\n    def b(self): return 1\n    def close(self):\n        c()\n        d()",
     ),
+    ("supervisor/loop.py", "'''M'''\nagent.limits.log_bytes + agent.limits.timeout_seconds"),
     ("supervisor/loop.py", "'''M'''\ndef _a():\n    def b():\n        return 1"),
     ("supervisor/loop.py", "'''M'''\ndef _a():\n" + "    x = 1\n" * 49),
 ]

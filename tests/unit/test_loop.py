@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from supervisor.agent_digest import AgentDigests
 from supervisor.agents import Agent, AgentRegistry
+from supervisor.limits import DEFAULTS, Limits
 from supervisor.logs import LogBook, Logs
 from supervisor.loop import CANCELED, STOPPED, Loop
 from supervisor.machine.machine import Message
@@ -36,10 +37,12 @@ class FakeMachine:
         self._messages: list[Message] = []
         self.ready = True
         self.orders: list[tuple[str, str, Status]] = []
+        self.limits: list[Limits] = []
         self.stopped: list[tuple[Reason, float]] = []
 
     def start(self, claim: Claim, agent: Agent) -> None:
         assert agent.id == claim.agent_id
+        self.limits.append(agent.limits)
         self._keep("start", claim.execution_id)
 
     def stop(self, execution_id: str, attempt: int, reason: Reason) -> None:
@@ -99,9 +102,16 @@ class Setup:
 
     def submit(self, agent: str = "a", priority: int = 50) -> str:
         """Record a submission and let the loop know."""
-        execution_id = submit_to(self.store, self._registry.find(agent).id, priority)
+        execution_id = submit_to(self.store, self.agent_id(agent), priority)
         self.loop.look()
         return execution_id
+
+    def agent_id(self, agent: str) -> str:
+        return self._registry.find(agent).id
+
+    def limits(self, execution_id: str) -> Limits:
+        """Return the limits that an execution shows."""
+        return Limits.model_validate_json(self.store.get(execution_id).limits or "")
 
     def step(self) -> None:
         self.loop.step(0)
@@ -285,6 +295,29 @@ def test_step_log_is_capped_as_the_manifest_says(setup: Setup) -> None:
     setup.finish(execution_id)
     setup.step()
     assert 2048 <= sum(file.stat().st_size for file in setup.log_root.rglob("stdout.*")) <= 4096
+
+
+def test_step_launches_with_the_lowest_of_submission_and_manifest_and_records_that(setup: Setup) -> None:
+    setup.write_agent("b", "limits.processes = 20\nlimits.open_files = 90")
+    limits = DEFAULTS.model_copy(update={"timeout_seconds": 5.0, "processes": 9, "open_files": 100})
+    execution_id = submit_to(setup.store, setup.agent_id("b"), limits=limits)
+    assert setup.limits(execution_id) == limits
+    setup.loop.look()
+    setup.step()
+    lowest = limits.model_copy(update={"open_files": 90})
+    assert setup.machine.limits == [lowest]
+    assert setup.limits(execution_id) == lowest
+
+
+def test_step_log_is_capped_as_the_submission_says(setup: Setup) -> None:
+    limits = DEFAULTS.model_copy(update={"log_bytes": 8192})
+    execution_id = submit_to(setup.store, setup.agent_id("a"), limits=limits)
+    setup.loop.look()
+    setup.step()
+    setup.machine.tell(Log(execution_id, 1, "stdout", b"x" * 100_000))
+    setup.finish(execution_id)
+    setup.step()
+    assert 4096 <= sum(file.stat().st_size for file in setup.log_root.rglob("stdout.*")) <= 8192
 
 
 # -- cancel ------------------------------------------------------------------------------------------------------------

@@ -9,8 +9,10 @@ import pytest
 from supervisor import database
 from supervisor.clock import Clock
 from supervisor.errors import ConfigurationError
+from supervisor.limits import DEFAULTS
+from supervisor.states import Status
 from supervisor.store import Store
-from tests.unit.builders import submit
+from tests.unit.builders import ORIGIN, claim, end, submit
 
 PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
 
@@ -153,6 +155,36 @@ def test_store_in_a_folder_that_is_not_there_is_refused(tmp_path: Path, clock: C
         match=r"^cannot open the database: unable to open database file$",
     ):
         Store(tmp_path / "nowhere" / "corral.db", clock)
+
+
+@pytest.mark.parametrize("old", sorted(Path(__file__).with_name("databases").iterdir()), ids=lambda old: old.stem)
+def test_store_file_of_each_older_version_opens_and_goes_on(path: Path, clock: Clock, old: Path) -> None:
+    """Each was written by the program of its version, and has one execution of each status."""
+    path.write_bytes(old.read_bytes())
+    with closing(Store(path, clock)) as store, closing(database.connect(path)) as sql:
+        ids = {row["status"]: row["id"] for row in sql.execute("SELECT status, id FROM executions")}
+        assert set(ids) == set(Status)
+        assert all(store.get(execution_id).status == status for status, execution_id in ids.items())
+        claimed = claim(store)
+        assert claimed
+        assert claimed.execution_id == ids["PENDING"]
+        for status in ("PENDING", "RUNNING", "CANCEL_REQUESTED"):
+            end(store, ids[status])
+            assert store.get(ids[status]).status is Status.COMPLETED
+
+
+def test_store_execution_that_is_older_than_limits_has_none_to_show_until_it_is_launched(
+    path: Path, clock: Clock
+) -> None:
+    path.write_bytes((Path(__file__).with_name("databases") / "0001.db").read_bytes())
+    with closing(Store(path, clock)) as store:
+        with store.transaction() as transaction:
+            claimed = transaction.claim([])
+            assert claimed
+            assert claimed.limits == {}
+            assert store.get(claimed.execution_id).limits is None
+            transaction.start_attempt(claimed, ORIGIN, "sha256:0", DEFAULTS)
+        assert store.get(claimed.execution_id).limits == DEFAULTS.model_dump_json()
 
 
 def test_store_opened_again_has_what_was_recorded(path: Path, clock: Clock) -> None:

@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from supervisor.errors import ConfigurationError
+from supervisor.limits import DEFAULTS, MAXIMA
 from supervisor.settings import Settings, load
 
 
@@ -65,6 +66,40 @@ def test_settings_each_can_be_set_in_the_environment(
     assert getattr(load({}), name.lower()) == value
 
 
+def test_settings_limits_that_are_not_said_are_built_in(folder: Path) -> None:
+    settings = load({})
+    assert (settings.default_limits, settings.max_limits) == (DEFAULTS, MAXIMA)
+    (folder / "corral.toml").write_text("[default_limits]\nprocesses = 5\n[max_limits]\nlog_bytes = 2097152")
+    settings = load({})
+    assert settings.default_limits == DEFAULTS.model_copy(update={"processes": 5})
+    assert settings.max_limits == MAXIMA.model_copy(update={"log_bytes": 2 << 20})
+    assert (settings.policy.default_limits, settings.policy.max_limits) == (
+        settings.default_limits,
+        settings.max_limits,
+    )
+
+
+def test_settings_limit_may_be_raised_above_its_built_in_maximum(folder: Path) -> None:
+    text = "max_limits.timeout_seconds = 604800\ndefault_limits.timeout_seconds = 604800"
+    (folder / "corral.toml").write_text(text)
+    settings = load({})
+    assert settings.default_limits.timeout_seconds == settings.max_limits.timeout_seconds == 604800
+
+
+def test_settings_built_in_default_is_lowered_to_the_maximum(folder: Path) -> None:
+    (folder / "corral.toml").write_text("max_limits.timeout_seconds = 60\ndefault_limits.processes = 7")
+    assert load({}).default_limits == DEFAULTS.model_copy(update={"timeout_seconds": 60, "processes": 7})
+
+
+def test_settings_limits_in_the_environment_go_over_those_of_the_file_one_by_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "corral.toml").write_text("[max_limits]\nprocesses = 500\nopen_files = 2000")
+    monkeypatch.setenv("CORRAL_MAX_LIMITS", '{"processes": 400}')
+    maxima = load({}).max_limits
+    assert (maxima.processes, maxima.open_files, maxima.log_bytes) == (400, 2000, MAXIMA.log_bytes)
+
+
 def test_settings_relative_folders_are_those_of_the_working_directory(folder: Path) -> None:
     settings = load({"data": Path("d"), "agents": Path("a/b")})
     assert (settings.data, settings.agents) == (folder / "d", folder / "a" / "b")
@@ -92,6 +127,25 @@ WRONG = {
     "grace below zero": ("shutdown_grace_seconds = -1", r"shutdown_grace_seconds: "),
     "grace is no number": ("shutdown_grace_seconds = nan", r"shutdown_grace_seconds: "),
     "several": ("port = -1\nprot = 1\nmax_running = 0", r"port: .*; max_running: .*; prot: "),
+    "unknown limit": ("default_limits.memory = 1", r"default_limits\.memory: "),
+    "unknown maximum": ("max_limits.memory = 1", r"max_limits\.memory: "),
+    "default is a text": ('default_limits.processes = "many"', r"default_limits\.processes: "),
+    "default below the least": ("default_limits.open_files = 15", r"default_limits\.open_files: .* 16"),
+    "maximum below the least": ("max_limits.open_files = 15", r"max_limits\.open_files: .* 16"),
+    "maximum above what there can be": (
+        "max_limits.result_bytes = 8388609",
+        "max_limits: result_bytes: 8388609 is above 8388608, the highest maximum there can be$",
+    ),
+    "no end of time": ("max_limits.timeout_seconds = inf", r"max_limits\.timeout_seconds: "),
+    "limits are a number": ("max_limits = 1", "max_limits: "),
+    "default above the maximum": (
+        "default_limits.timeout_seconds = 61\nmax_limits.timeout_seconds = 60",
+        r"default_limits: timeout_seconds: 61 is above 60, the maximum \(max_limits\)$",
+    ),
+    "defaults above built-in maxima": (
+        "default_limits.timeout_seconds = 86401\ndefault_limits.processes = 4097",
+        r"default_limits: processes: 4097 is above 4096, .*; timeout_seconds: 86401 is above 86400, ",
+    ),
     "no TOML": ("port = ", r"Invalid value"),
     "same key twice": ("port = 1\nport = 2", r"overwrite"),
 }
@@ -130,7 +184,9 @@ def test_settings_named_file_that_is_not_there_is_refused(folder: Path) -> None:
 
 
 def test_settings_survive_the_way_to_the_api_process() -> None:
-    settings = load({"port": 0, "data": Path("é x")})
+    limits = {"max_limits": {"timeout_seconds": 60}, "default_limits": {"processes": 3}}
+    settings = load({"port": 0, "data": Path("é x"), **limits})
+    assert settings.default_limits.timeout_seconds == 60
     assert Settings.model_validate_json(settings.model_dump_json()).model_dump() == settings.model_dump()
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.errors import ExecutionUnknown, InvalidTransition, StoreError
+from supervisor.limits import DEFAULTS
 from supervisor.models import Execution, Kill, Origin, Submission, new_execution_id
 from supervisor.states import Cause, Status
 from supervisor.store import Store
@@ -56,7 +57,7 @@ def statuses(sql: sqlite3.Connection, execution_id: str) -> list[str]:
 
 
 def test_enqueue_records_what_was_submitted_and_nothing_else(store: Store, clock: FakeClock) -> None:
-    submission = Submission(new_execution_id(), "agent-id", "agent-name", 70, '{"question":"é\\u0000"}')
+    submission = Submission(new_execution_id(), "agent-id", "agent-name", 70, '{"question":"é\\u0000"}', DEFAULTS)
     store.enqueue(submission)
     clock.advance(60)
     assert store.get(submission.execution_id) == Execution(
@@ -77,6 +78,7 @@ def test_enqueue_records_what_was_submitted_and_nothing_else(store: Store, clock
         usage=None,
         kill=None,
         isolation=None,
+        limits=DEFAULTS.model_dump_json(),
     )
 
 
@@ -88,7 +90,7 @@ def test_get_unknown_id_raises(store: Store, execution_id: str) -> None:
 
 
 def test_enqueue_same_id_twice_raises_and_keeps_the_first(store: Store) -> None:
-    first = Submission(new_execution_id(), "a", "a", 1, "{}")
+    first = Submission(new_execution_id(), "a", "a", 1, "{}", DEFAULTS)
     store.enqueue(first)
     with pytest.raises(StoreError):
         store.enqueue(replace(first, agent_id="b"))
@@ -425,12 +427,13 @@ SUBMIT_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
 from supervisor.clock import Clock
+from supervisor.limits import DEFAULTS
 from supervisor.models import Submission
 from supervisor.store import Store
 
 store = Store(Path(sys.argv[1]), Clock())
 for execution_id in sys.argv[2:]:
-    store.enqueue(Submission(execution_id, "agent", "agent", 50, "{}"))
+    store.enqueue(Submission(execution_id, "agent", "agent", 50, "{}", DEFAULTS))
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -447,12 +450,13 @@ DIE_IN_A_TRANSACTION = """
 import os, signal, sys
 from pathlib import Path
 from supervisor.clock import Clock
+from supervisor.limits import DEFAULTS
 from supervisor.models import Submission
 from supervisor.store import Store
 
 store = Store(Path(sys.argv[1]), Clock())
 with store.transaction() as transaction:
-    transaction.enqueue(Submission(sys.argv[2], "agent", "agent", 50, "{}"))
+    transaction.enqueue(Submission(sys.argv[2], "agent", "agent", 50, "{}", DEFAULTS))
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -497,12 +501,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from supervisor.clock import Clock
+from supervisor.limits import DEFAULTS
 from supervisor.models import Submission, new_execution_id
 from supervisor.store import Store
 
 store = Store(Path(sys.argv[1]), Clock())
 def submit(_):
-    store.enqueue(Submission(new_execution_id(), "agent", "agent", 50, "{}"))
+    store.enqueue(Submission(new_execution_id(), "agent", "agent", 50, "{}", DEFAULTS))
 with ThreadPoolExecutor(4) as pool:
     list(pool.map(submit, range(100)))
 """
