@@ -1,6 +1,5 @@
 """The agents: folders with a manifest. A broken one is listed with its error and never stops the server."""
 
-import json
 import os
 import stat
 import sys
@@ -9,30 +8,18 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import ValidationError
 
 from supervisor.errors import AgentBroken, AgentUnknown
-from supervisor.limits import DEFAULTS, MAXIMA, Limits, LimitsTable, Timeout, excesses, limits_said, plain
+from supervisor.limits import DEFAULTS, MAXIMA, Limits, excesses, limits_said, plain
+from supervisor.manifest import Manifest
 
 MANIFEST = "agent.toml"
 
 # Namespace of the ids that are derived from names: the same name gives the same id on every machine.
 _ID_NAMESPACE = uuid.UUID("5a2f7f0e-3c1d-5b8e-9a54-6c0f2f8b1d77")
-
-# What says how to start an agent: the launcher gets the paths in one message, which runner.protocol limits to twice as
-# much, and exec(2) takes the rest.
-_START_BYTES = 64 << 10
 
 # A manifest is for people to read; what is larger is none.
 _MANIFEST_BYTES = 1 << 20
@@ -40,91 +27,11 @@ _MANIFEST_BYTES = 1 << 20
 # The stamp of a manifest that is there and cannot be looked at.
 _UNREADABLE = (-1, -1, -1)
 
-_STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
-
 # Every sandbox has these. See runner/sandbox/mounts.py.
 _SEEN_BY_ALL = (Path("/usr"), Path(sys.base_prefix))
 
 # What a sandbox has of its own at these places hides what the host has there.
 _HIDDEN = tuple(map(Path, ("/agent", "/corral", "/dev", "/proc", "/tmp", "/work")))
-
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
-EnvironmentName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
-Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=32_768)]
-
-
-def _normal(path: str) -> str:
-    """Return a path without detours; os.path.normpath keeps two slashes at the start."""
-    return os.path.normpath("/" + path.lstrip("/"))
-
-
-HostPath = Annotated[str, StringConstraints(pattern=r"^/[^\x00]*$", max_length=4096), AfterValidator(_normal)]
-
-
-class Sandbox(BaseModel):
-    """How a run is isolated."""
-
-    model_config = _STRICT
-
-    tier: Literal["sandboxed", "strict", "trusted"] = "sandboxed"
-    network: Literal["none", "host"] = "none"
-    read_only: Annotated[tuple[HostPath, ...], Field(max_length=100, strict=False)] = ()
-    """Further paths of the host that the agent can read, at the same places."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.tier == "trusted" and "network" in self.model_fields_set:
-            raise ValueError('network does not go with the tier "trusted", which always has the host\'s')
-        if self.tier == "strict" and self.network != "none":
-            raise ValueError('the tier "strict" has no network')
-        return self
-
-
-class Manifest(BaseModel):
-    """agent.toml, validated; docs/agents.md explains every key."""
-
-    model_config = _STRICT
-
-    name: Name
-    id: str
-    description: Annotated[str, StringConstraints(max_length=2000)] = ""
-    entrypoint: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")] | None = None
-    command: Annotated[tuple[Text, ...], Field(min_length=1, max_length=1000, strict=False)] | None = None
-    result: Literal["frames", "stdout"] = "frames"
-    python: Annotated[Text, StringConstraints(min_length=1)] | None = None
-    priority: Annotated[int, Field(ge=0, le=100)] = 50
-    concurrency: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    timeout_seconds: Timeout = DEFAULTS.timeout_seconds
-    grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 5
-    limits: LimitsTable = LimitsTable()
-    sandbox: Sandbox = Sandbox()
-    env: dict[EnvironmentName, Text] = {}
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if (self.entrypoint is None) == (self.command is None):
-            raise ValueError("exactly one of entrypoint and command is needed")
-        if self.python and not self.entrypoint:
-            raise ValueError("python goes with entrypoint; a command names its interpreter itself")
-        if self.result == "stdout" and not self.command:
-            raise ValueError('result = "stdout" goes with command')
-        if self.command and not self.command[0]:
-            raise ValueError("command: the program's name is empty")
-        reserved = [name for name in self.env if name.startswith("CORRAL_")]
-        if reserved:
-            raise ValueError(f"env: names that begin with CORRAL_ are the server's: {', '.join(reserved)}")
-        if (
-            len(json.dumps([self.entrypoint, self.python, self.command, self.env, self.sandbox.read_only]))
-            > _START_BYTES
-        ):
-            raise ValueError("entrypoint, python, command, env and sandbox.read_only together are over 64 KiB as JSON")
-        return self
-
-    @field_validator("id")
-    @classmethod
-    def _is_uuid(cls, value: str) -> str:
-        return str(uuid.UUID(value))
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 import re
 from pathlib import Path
 
-from supervisor.agents import MANIFEST, NAME_PATTERN
+from supervisor.agents import MANIFEST
 from supervisor.errors import ConfigurationError
+from supervisor.manifest import NAME_PATTERN
 
 _MANIFEST = """\
 name = "{name}"

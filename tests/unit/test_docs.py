@@ -11,10 +11,10 @@ from api.schemas import execution_json
 from runner import strict
 from runner.sandbox import attest, namespaces
 from supervisor import doctor
-from supervisor.agents import Manifest, Sandbox
 from supervisor.artifacts import LeftOut
 from supervisor.limits import MACHINE_BYTES, Limits, LimitsTable, most_of, plain
 from supervisor.machine import layers
+from supervisor.manifest import Manifest, Sandbox
 from supervisor.models import Execution, Isolation, Kill, Termination, Usage
 from supervisor.settings import Settings
 from supervisor.states import TRANSITIONS, Cause, Status

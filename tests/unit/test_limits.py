@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from api.errors import InvalidRequest
 from api.schemas import RunRequest, lowered_limits
-from supervisor.agents import Agent, AgentRegistry, Manifest, Policy
+from supervisor.agents import Agent, AgentRegistry, Policy
 from supervisor.errors import AgentBroken
 from supervisor.limits import (
     CEILINGS,
@@ -24,6 +24,7 @@ from supervisor.limits import (
     limits_said,
     plain,
 )
+from supervisor.manifest import Manifest
 
 NAMES = list(Limits.model_fields)
 
