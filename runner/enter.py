@@ -26,7 +26,7 @@ _CONNECTION_FD = RESULT_FD + 1
 _OOM_SCORE_ADJUSTMENT = b"500"
 
 # CPython ignores these for itself and raises an exception instead.
-_IGNORED_BY_PYTHON = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
+IGNORED_BY_PYTHON = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
 
 
 def keep_only(connection: socket.socket) -> socket.socket:
@@ -57,7 +57,7 @@ def apply_what_is_inherited() -> None:
 def _take_signals_as_they_come() -> None:
     """Undo what the server was started with: nohup ignores SIGHUP, and what is ignored or blocked is inherited."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    for number in signal.valid_signals() - _IGNORED_BY_PYTHON:
+    for number in signal.valid_signals() - IGNORED_BY_PYTHON:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
 
@@ -141,7 +141,7 @@ def _close_from(first: int) -> None:
 
 def _execute(command: list[str], environment: dict[str, str]) -> NoReturn:
     """Replace this process by the agent's program. An ignored signal stays ignored across exec. Source: execve(2)."""
-    for number in _IGNORED_BY_PYTHON:
+    for number in IGNORED_BY_PYTHON:
         signal.signal(number, signal.SIG_DFL)
     try:
         os.execvpe(command[0], command, environment)

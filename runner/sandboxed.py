@@ -40,10 +40,6 @@ _HOST_NAME = "sandbox"
 
 _GO = b"go"
 
-# Signals for which the interpreter has handlers or which it ignores, besides those of faulthandler. A process 1 gets no
-# signal from inside its namespace for which it has no handler. Source: pid_namespaces(7).
-_PYTHON_SIGNALS = (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ)
-
 
 # What starting another agent takes: the mounts, the change of user, and the end of all that another user has left.
 # CAP_SYS_ADMIN, CAP_SETUID, CAP_SETGID, CAP_KILL. Source: capabilities(7).
@@ -72,10 +68,7 @@ class Sandboxes:
     def serve(self, connection: socket.socket, wanted: Profile) -> NoReturn:
         """Be the init of a run, or of more. Args: connection: to the launcher. wanted: the isolation of the runs."""
         try:
-            # Its handlers let the agent have process 1 write to the server's log.
-            faulthandler.disable()
-            for number in _PYTHON_SIGNALS:
-                signal.signal(number, signal.SIG_DFL)
+            _take_no_signal_from_inside()
             os.setsid()
             connection = enter.keep_only(connection)
             protocol.receive(connection)
@@ -146,7 +139,7 @@ class Sandboxes:
         self.skeleton.assemble()
 
     def _wait_and_start(self, connection: socket.socket, wanted: Profile) -> NoReturn:
-        faulthandler.enable()
+        _take_signals_like_python()
         os.setsid()
         limits, spec, descriptors = enter.receive_run(connection)
         if wanted.network == profile.HOST:
@@ -203,6 +196,24 @@ def _fork(connection: socket.socket, wait_and_start: Callable[[], NoReturn]) -> 
             _tell_failure(connection, error)
         os._exit(1)
     return pid
+
+
+def _take_no_signal_from_inside() -> None:
+    """Have no handler: a process 1 gets no signal from inside its namespace without one. Source: pid_namespaces(7).
+
+    Those of faulthandler would besides let the agent have this process write to the server's log.
+    """
+    faulthandler.disable()
+    for number in (signal.SIGINT, *enter.IGNORED_BY_PYTHON):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _take_signals_like_python() -> None:
+    """Undo that for the agent: a Python program expects exceptions in place of these signals."""
+    faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in enter.IGNORED_BY_PYTHON:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _die_with_launcher(connection: socket.socket) -> None:
