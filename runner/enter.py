@@ -25,6 +25,8 @@ _CONNECTION_FD = RESULT_FD + 1
 # Under memory pressure the kernel shall take an agent before any process of the server. Source: proc(5), oom_score_adj.
 _OOM_SCORE_ADJUSTMENT = b"500"
 
+_AGENT_NICENESS = 5
+
 # CPython ignores these for itself and raises an exception instead.
 IGNORED_BY_PYTHON = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
 
@@ -54,6 +56,11 @@ def apply_what_is_inherited() -> None:
         os.close(descriptor)
 
 
+def yield_to_the_server() -> None:
+    """Let the server and the inits go first where agents take all cores. Source: nice(2)."""
+    os.nice(_AGENT_NICENESS)
+
+
 def _take_signals_as_they_come() -> None:
     """Undo what the server was started with: nohup ignores SIGHUP, and what is ignored or blocked is inherited."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -76,6 +83,7 @@ def wait_and_start(connection: socket.socket, work_root: str, parent_pid: int) -
     """
     prctl.die_with_parent(parent_pid)
     os.setsid()
+    yield_to_the_server()
     limits, spec, descriptors = receive_run(connection)
     directory = workdir.new_path(work_root)
     workdir.create(directory)

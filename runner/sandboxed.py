@@ -141,6 +141,7 @@ class Sandboxes:
     def _wait_and_start(self, connection: socket.socket, wanted: Profile) -> NoReturn:
         _take_signals_like_python()
         os.setsid()
+        enter.yield_to_the_server()
         limits, spec, descriptors = enter.receive_run(connection)
         if wanted.network == profile.HOST:
             self.skeleton.add_network()
