@@ -7,13 +7,15 @@ stdin holds the input, one JSON object. The environment holds CORRAL_EXECUTION_I
 (seconds since the epoch), CORRAL_WORKDIR and CORRAL_RESULT_FD. Frames, one JSON object per line:
     {"progress": any}                                  any number
     {"result": any}                                    once, when the entry point has returned
-    {"error": {"message": text, "traceback": text}}    instead, when it has raised
+    {"error": {"message": text, "traceback": text}}    instead, when it has raised; for an exception that a limit brings
+                                                       about, also "limit": its name
     {"unencodable": text}                              instead, when what it returned is not JSON
 """
 
 from __future__ import annotations
 
 import builtins
+import errno
 import faulthandler
 import importlib
 import json
@@ -34,6 +36,9 @@ _MESSAGE_LIMIT = 1024
 
 # Between the loader and the code of an async agent.
 _ASYNCIO_FOLDER = os.path.join(os.path.dirname(traceback.__file__), "asyncio", "")
+
+# What an operating system that refuses something for a limit's sake says.
+_LIMITS_BEHIND_ERRORS = {errno.EFBIG: "file_size_bytes", errno.EAGAIN: "processes"}
 
 # Modules that are out of sight.
 _STILL_IN_USE: list[types.ModuleType] = []
@@ -226,11 +231,21 @@ def _describe(error: BaseException) -> dict[str, str]:
 
     The traceback starts at the first frame that is not the loader's.
     """
+    limit = _limit_behind(error)
+    if limit == "memory_bytes":
+        traceback.clear_frames(error.__traceback__)  # to tell of it takes some of the memory that they hold
     trace = error.__traceback__
     while trace and _is_ours(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     lines = traceback.format_exception(type(error), error, trace)
-    return {"message": _summary(error), "traceback": _encodable("".join(lines)[-_TRACEBACK_LIMIT:])}
+    described = {"message": _summary(error), "traceback": _encodable("".join(lines)[-_TRACEBACK_LIMIT:])}
+    return {**described, "limit": limit} if limit else described
+
+
+def _limit_behind(error: BaseException) -> str | None:
+    if isinstance(error, MemoryError):
+        return "memory_bytes"
+    return _LIMITS_BEHIND_ERRORS.get(error.errno or 0) if isinstance(error, OSError) else None
 
 
 def _summary(error: BaseException) -> str:

@@ -65,6 +65,7 @@ class Launcher:
         self._runs: dict[str, Run] = {}
         self._inits: dict[int, Init] = {}
         self._idle: dict[Profile, Idle] = collections.defaultdict(Idle)
+        self._ended: list[Init] = []
         self._strays = strays
         self._stopping = False
         self._requests = {protocol.LAUNCH: self._launch, protocol.RELEASE: self._release}
@@ -135,18 +136,15 @@ class Launcher:
         finally:
             protocol.close_all(agent_ends)
 
-    def _hand_over(self, run: Run, chosen: Init, limits: dict[str, int], agent_ends: list[int]) -> None:
+    def _hand_over(self, run: Run, chosen: Init, limits: dict[str, float], agent_ends: list[int]) -> None:
         """Give a run to its init. One that cannot have it exits, and the run is gone with it."""
         try:
-            if chosen.group:
-                # In place of the limit of each process, which counts what it has only reserved.
-                limits = dict(limits)
-                chosen.group.limit(limits.pop("memory_bytes"), limits["processes"])
+            for_each = chosen.limit(limits)
             if chosen.uid is not None:
                 # An agent that opens its /dev/stdout opens the pipe anew, which only its owner may.
                 for descriptor in agent_ends[_FIRST_PIPE:]:
                     os.fchown(descriptor, chosen.uid, chosen.uid)
-            chosen.channel.send({"limits": limits}, agent_ends)
+            chosen.channel.send({"limits": for_each}, agent_ends)
         except OSError as error:
             run.error = error.strerror or str(error)
             chosen.dismiss()
@@ -174,7 +172,7 @@ class Launcher:
             idle.add(free)
 
     def _patience(self) -> float | None:
-        if self._strays.expected:
+        if self._strays.expected or self._ended:
             return _KILL_ROUND_SECONDS
         return _PAUSE_SECONDS if any(idle.has_surplus for idle in self._idle.values()) else None
 
@@ -211,7 +209,7 @@ class Launcher:
         self._inits[made.pid] = made
         self._selector.register(made.channel, selectors.EVENT_READ, lambda: self._hear(made))
         if made.memory_event is not None:
-            self._selector.register(made.memory_event, selectors.EVENT_READ, made.kill_for_memory)
+            self._selector.register(made.memory_event, selectors.EVENT_READ, made.on_memory_event)
         return made
 
     def _hear(self, speaker: Init) -> None:
@@ -233,7 +231,7 @@ class Launcher:
         run.error = message["error"]
 
     def _on_isolated(self, run: Run, message: dict[str, Any]) -> None:
-        self._send({"event": protocol.ISOLATED, "run": run.name, "layers": message["layers"] + run.layers_outside()})
+        self._send(run.isolated(message["layers"]))
 
     def _on_exited(self, run: Run, _message: dict[str, Any]) -> None:
         self._send({"event": protocol.EXITED, "run": run.name})
@@ -264,9 +262,18 @@ class Launcher:
                     self._selector.unregister(watched)
             for idle in self._idle.values():
                 idle.discard(dead)
-            if dead.run:
-                self._mourn(dead.run)
-            self._nursery.bury(dead)
+            self._ended.append(dead)
+        self._ended = [dead for dead in self._ended if not self._let_go(dead)]
+
+    def _let_go(self, dead: Init) -> bool:
+        """Mourn and bury one that has ended, if nothing lives in its control group; else kill what does."""
+        if dead.group and not dead.group.empty:
+            dead.group.kill()
+            return False
+        if dead.run:
+            self._mourn(dead.run)
+        self._nursery.bury(dead)
+        return True
 
     def _mourn(self, run: Run) -> None:
         """Tell that a run is gone with its init; of one that had no namespace of its own, when no stray is left."""
@@ -283,7 +290,7 @@ class Launcher:
         while tree.has_children():
             tree.kill(pid for pid in tree.children(os.getpid()) if not self._strays.is_cleaner(pid))
             time.sleep(_KILL_ROUND_SECONDS)  # noqa: TID251 - killed processes need a moment to end
-        for dead in self._inits.values():
+        for dead in (*self._inits.values(), *self._ended):
             self._nursery.bury(dead)
 
 

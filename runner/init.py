@@ -47,11 +47,14 @@ class TreeUsage:
             if ended == pid:
                 return status
 
-    def wait_for_all(self) -> None:
-        """Reap until there is no child any more."""
+    def wait_for_all(self) -> int:
+        """Reap until there is no child any more; return how many there were."""
+        count = 0
         with contextlib.suppress(ChildProcessError):
             while True:
                 self.add(os.wait4(-1, 0)[2])
+                count += 1
+        return count
 
     def others_live(self) -> bool:
         """Reap what has ended; tell whether there is still a child."""

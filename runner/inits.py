@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from runner.profile import Profile
     from runner.run import Run
-    from runner.sandbox.cgroup import Group, Groups
+    from runner.sandbox.cgroup import Groups
+    from runner.sandbox.control_group import Group
     from runner.sandboxed import Sandboxes
 
 # Each takes some three megabytes.
@@ -38,9 +39,9 @@ class Init:
     """One init process.
 
     uid: its user on the host, None for the launcher's. group: its control group, None if it has no own one.
-    memory_event: descriptor that is readable when it is to be killed for its use of memory, if there is such a thing.
-    out_of_memory: it was. run: what it was given last, until that is released. purpose: what that run was for, see
-    Idle.take().
+    memory_event: descriptor that is readable when it may have to be killed for its use of memory, if there is such a
+    thing. out_of_memory: it was. run: what it was given last, until that is released. purpose: what that run was for,
+    see Idle.take().
     """
 
     def __init__(self, pid: int, connection: socket.socket, uid: int | None, group: Group | None) -> None:
@@ -63,10 +64,28 @@ class Init:
         """Tell it to exit."""
         self.channel.hang_up()
 
-    def kill_for_memory(self) -> None:
-        """End it, the init of a sandbox, and with it all of its tree."""
-        self.out_of_memory = True
-        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+    def limit(self, limits: dict[str, float]) -> dict[str, float]:
+        """Set what its tree may use together; return the limits that are for each of its processes."""
+        for_each = {name: amount for name, amount in limits.items() if name != "cpus"}
+        if self.group:
+            # In place of the limit of each process, which counts what it has only reserved.
+            self.group.limit(int(for_each.pop("memory_bytes")), int(limits["processes"]), limits.get("cpus"))
+            # One more than the group allows: so that it is the group that refuses, which counts how often.
+            for_each["processes"] += 1
+        return for_each
+
+    def on_memory_event(self) -> None:
+        """End it, the init of a sandbox, and with it all of its tree, if its own limit was hit.
+
+        The kernel tells also those of whom it was a group above that had no more memory; then it ends one of them
+        itself. Source: mem_cgroup_oom_notify() in the kernel's mm/memcontrol-v1.c.
+        """
+        assert self.group is not None
+        assert self.memory_event is not None
+        os.read(self.memory_event, 8)
+        if self.group.has_hit_its_limit():
+            self.out_of_memory = True
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def close(self) -> None:
         """Let go of what is held for it; when it has ended."""

@@ -6,17 +6,22 @@ answer to another. Every message about a run names it by "run", a text that the 
 
 Requests  {"do": LAUNCH, "run", "tier", "network", "agent": its id, "shared": [path...], "limits": {name: amount}} +
               the descriptors of DESCRIPTORS, in that order; tier, network: see runner.profile; shared: what else of the
-              host a sandboxed agent sees, read-only
+              host a sandboxed agent sees, read-only; limits: of runner.sandbox.rlimits.LIMITS, and cpus, if it is to
+              be held
           {"do": RELEASE, "run"}        forget the run and close what is held for it
 Events    {"event": STARTED, "run", "pid"} + a pidfd of the run's init
-          {"event": ISOLATED, "run", "layers"}   every layer of the sandbox is in effect; the agent starts now
+          {"event": ISOLATED, "run", "layers", "cpu_file"}   every layer of the sandbox is in effect; the agent starts
+              now; cpu_file: path of the file in which the run's control group counts CPU time, or null
           {"event": EXITED, "run"}   the agent has ended, other processes of its tree live
-          {"event": GONE, "run", "status", "usage", "error", "out_of_memory"}   nothing of the tree lives; sent exactly
-              once per launch; + a descriptor of its work directory, if it had got as far as having one
+          {"event": GONE, "run", "status", "usage", "error", "left_behind", "counted"}   nothing of the tree lives; sent
+              exactly once per launch; + a descriptor of its work directory, if it had got as far as having one
               status: wait status of the agent as waitpid(2) gives it, or null when the agent never started or its
               init was killed; error: why the agent could not be started, or null;
-              out_of_memory: the kernel has killed some of it because of the tree's limit;
               usage: {"user_cpu_seconds", "system_cpu_seconds", "peak_memory_bytes"} over the whole reaped tree
+              left_behind: other processes that were there when a sandboxed agent ended by itself;
+              counted: by its control group, {} without one: {"killed_for_memory": processes that were killed because
+              some memory was at its end; "memory_limit_hits": whether that was the run's own limit; 0 if not;
+              "refused_processes": how often none more could be started}
 
 Inits     the launcher has a number of inits (runner.init), each with a connection of the same kind. It says GET_READY,
           then, once, {"limits"} + the descriptors of AGENT_ENDS. The init answers {"tell": EXITED} and {"tell": GONE,
@@ -24,8 +29,8 @@ Inits     the launcher has a number of inits (runner.init), each with a connecti
           The process that becomes the agent tells {"tell": AT_WORK, "directory"} + a descriptor of its work directory,
           which the agent itself never has; directory: its path on the host, null if it is in the sandbox alone.
           That of a sandbox answers {"tell": ISOLATED, "layers"} or {"tell": FAILED, "error"}; at the end, in place of
-          EXITED and GONE, it tells {"tell": ENDED, "status", "usage"} and exits: with it, all of its tree is gone. If
-          the agent was the last of its tree, and it can serve again, it tells GONE and stays
+          EXITED and GONE, it tells {"tell": ENDED, "status", "usage", "left_behind"} and exits: with it, all of its
+          tree is gone. If the agent was the last of its tree, and it can serve again, it tells GONE and stays
 
 spec      a file, one JSON object: {"entrypoint": "module:function" or null, "command": [program, argument...] or null,
           "folder", "shared", "disk_bytes", "environment": {name: value}}; exactly one of entrypoint and command is

@@ -151,6 +151,8 @@ class Sandboxes:
         enter.place(descriptors)
         os.chdir(protocol.AGENT_PLACE)
         layers = self._confine(wanted, spec)
+        if self._can_serve_again(wanted):
+            limits["processes"] -= 1  # the init, which is another user
         rlimits.apply(limits)
         seccomp.load(self._filters[wanted.network])
         layers += attest.attest(self._host, namespaces.shared(wanted.network), mounts.WRITABLE)
@@ -238,11 +240,11 @@ def _wait_until_over(agent: int) -> tuple[bool, dict[str, Any]]:
     """
     usage = TreeUsage()
     status = usage.wait_for(agent)
-    clean = os.WIFEXITED(status) and not usage.others_live()
     with contextlib.suppress(ProcessLookupError):
         os.kill(-1, signal.SIGKILL)
-    usage.wait_for_all()
-    return clean, {"status": status, "usage": usage.record()}
+    left_behind = usage.wait_for_all()
+    clean = os.WIFEXITED(status) and not left_behind
+    return clean, {"status": status, "usage": usage.record(), "left_behind": left_behind}
 
 
 def _tell_failure(connection: socket.socket, error: BaseException) -> None:

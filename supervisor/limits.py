@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 # Source: sysconf(3).
 MACHINE_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+CORES = float(os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class LimitsTable(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     cpu_seconds: Annotated[int, Field(ge=1), Most(864_000, 10_000_000)] = 600
+    # Below a tenth, what has been killed would take seconds to end.
+    cpus: Annotated[float, Field(ge=0.1, allow_inf_nan=False), Most(CORES, 10_000)] = CORES
     memory_bytes: Annotated[int, Field(ge=16 << 20), Most(MACHINE_BYTES, 1 << 50)] = 512 << 20
     file_size_bytes: Annotated[int, Field(ge=0), Most(1 << 40, 1 << 60)] = 1 << 30
     processes: Annotated[int, Field(ge=1), Most(4096, 100_000)] = 128

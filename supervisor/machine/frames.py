@@ -23,7 +23,8 @@ _ERROR_BYTES = 6 * 65 << 10
 class ResultChannel:
     """What both ways of giving a result have in common.
 
-    result: JSON text of an object, once it was read whole. error: (message, traceback) that the agent gave instead.
+    result: JSON text of an object, once it was read whole. error: (message, traceback) that the agent gave instead;
+    exhausted: name of the limit that this is about, if it says so.
     fault: the first thing that broke the rules; nothing is looked at after it.
     """
 
@@ -32,6 +33,7 @@ class ResultChannel:
         self._buffer = bytearray()
         self.result: str | None = None
         self.error: tuple[str, str] | None = None
+        self.exhausted: str | None = None
         self.fault: Reason | None = None
 
     def _take_result(self, value: object) -> None:
@@ -118,6 +120,7 @@ class FrameReader(ResultChannel):
         elif kind == "error" and isinstance(value, dict):
             message = _text(value.get("message", ""))
             self.error = (message, _text(value.get("traceback") or message))
+            self.exhausted = _text(value.get("limit", ""))
         elif kind == "unencodable":
             self._invalid(f"it cannot be written as JSON ({_text(value)})")
         else:

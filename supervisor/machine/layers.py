@@ -3,7 +3,10 @@
 from collections.abc import Iterable
 
 from runner import profile
+from supervisor.limits import CORES, Limits
 from supervisor.models import Isolation
+
+CGROUP, CPU_SHARE = "cgroup", "cpu_share"
 
 # What every run has; at tier "trusted" nothing else keeps an agent from the host's files, network and processes.
 OF_ALL = ("session", "descriptors", "environment", "rlimits", "no_new_privs")
@@ -13,12 +16,13 @@ OF_ALL = ("session", "descriptors", "environment", "rlimits", "no_new_privs")
 # is not started.
 WANTED = {
     profile.TRUSTED: (),
-    profile.SANDBOXED: ("net_namespace", "cgroup"),
-    profile.STRICT: ("own_uid", "landlock", "landlock_tcp", "landlock_scopes", "cgroup", "cgroup_v2"),
+    profile.SANDBOXED: ("net_namespace", CGROUP),
+    profile.STRICT: ("own_uid", "landlock", "landlock_tcp", "landlock_scopes", CGROUP, "cgroup_v2"),
 }
 
 
-def isolation(tier: str, seen: Iterable[str]) -> Isolation:
+def isolation(tier: str, seen: Iterable[str], limits: Limits) -> Isolation:
     """Return the record of a run's isolation. Args: seen: the layers that it saw in effect itself."""
     effective = tuple(dict.fromkeys((*OF_ALL, *seen)))
-    return Isolation(tier, effective, tuple(layer for layer in WANTED[tier] if layer not in effective))
+    wanted = (*WANTED[tier], CPU_SHARE) if limits.cpus < CORES else WANTED[tier]
+    return Isolation(tier, effective, tuple(layer for layer in wanted if layer not in effective))

@@ -16,7 +16,9 @@ from supervisor.agents import Agent
 from supervisor.clock import MICROSECONDS, Clock
 from supervisor.machine import layers, outcome
 from supervisor.machine.collector import Collector
+from supervisor.machine.cpu_watch import CpuWatch
 from supervisor.machine.launcher import Launcher
+from supervisor.machine.memory_watch import MemoryWatch
 from supervisor.machine.process_tree import AdoptedProcesses
 from supervisor.machine.progress import ProgressGate
 from supervisor.machine.reactor import Reactor
@@ -64,6 +66,7 @@ class Machine:
         self._lost: list[Run] = []
         self._messages: list[Message] = []
         self._adopted = AdoptedProcesses()
+        self._memory_watch = MemoryWatch(reactor, clock)
         self._events = {
             protocol.STARTED: self._on_started,
             protocol.ISOLATED: self._on_isolated,
@@ -141,11 +144,14 @@ class Machine:
     def _on_started(self, run: Run, event: dict[str, Any], descriptors: list[int]) -> None:
         run.pid = event["pid"]
         (run.pidfd,) = descriptors
+        if run.tier == profile.TRUSTED:
+            self._watch_limits(run, cpu_file=None)
         if run.stop_reason:
             self._begin_ladder(run)
 
     def _on_isolated(self, run: Run, event: dict[str, Any], _descriptors: list[int]) -> None:
         run.layers = tuple(event["layers"])
+        self._watch_limits(run, event["cpu_file"])
 
     def _on_exited(self, run: Run, _event: dict[str, Any], _descriptors: list[int]) -> None:
         """The agent has ended by itself and left processes behind: nothing of a run may outlive it."""
@@ -157,7 +163,7 @@ class Machine:
     def _on_gone(self, run: Run, event: dict[str, Any], descriptors: list[int]) -> None:
         used = event["usage"] or {}
         run.work = descriptors[0] if descriptors else None
-        run.out_of_memory = event["out_of_memory"]
+        run.left_behind, run.counted = event["left_behind"], event["counted"]
         self._finish(run, Usage(self._wall_seconds(run), **used), status=event["status"], launch_error=event["error"])
 
     def _on_launcher_death(self) -> None:
@@ -198,6 +204,31 @@ class Machine:
 
     def _tell_progress(self, claim: Claim, text: str) -> None:
         self._messages.append(Progress(claim.execution_id, claim.attempt, text))
+
+    # -- limits that the kernel does not hold ------------------------------------------------------------------------
+
+    def _watch_limits(self, run: Run, cpu_file: str | None) -> None:
+        assert run.pid is not None
+        limits = run.agent.limits
+        on_over = partial(self._on_cpu_time, run, limits.cpu_seconds)
+        run.cpu_watch = CpuWatch(run.pid, cpu_file, limits.cpu_seconds, on_over, self._reactor, self._clock)
+        # Not of trusted runs: most wait for somebody else, and would be looked at all the while.
+        if run.tier != profile.TRUSTED and layers.CGROUP not in run.layers:
+            on_too_much = partial(self._on_memory, run, limits.memory_bytes)
+            self._memory_watch.begin(run.name, run.pid, limits.memory_bytes, on_too_much)
+
+    def _on_cpu_time(self, run: Run, limit: float, used: float) -> None:
+        self.stop(run.claim.execution_id, run.claim.attempt, outcome.over_cpu_time(limit, used))
+
+    def _on_memory(self, run: Run, limit: int, used: int) -> None:
+        """It is killed at once: a grace period would be time to take still more."""
+        if run.stopper:
+            run.stopper.hurry(0)
+            return
+        stopper = self._new_stopper(run)
+        if stopper:
+            run.stop_reason = run.stop_reason or outcome.over_memory(limit, used)
+            stopper.kill()
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
@@ -242,6 +273,9 @@ class Machine:
             run.stopper.end()
         if run.deadline:
             run.deadline.cancel()
+        if run.cpu_watch:
+            run.cpu_watch.end()
+        self._memory_watch.end(run.name)
         for descriptor in run.readers.values():
             self._reactor.forget(descriptor)
         run.drain(partial(self._take, run))
@@ -252,13 +286,15 @@ class Machine:
         seen = outcome.Ending(
             at=self._clock.now(),
             usage=usage,
-            isolation=layers.isolation(run.tier, run.layers),
+            isolation=layers.isolation(run.tier, run.layers, run.agent.limits),
             limits=run.agent.limits.model_dump(),
             isolated=run.tier == profile.TRUSTED or bool(run.layers),
-            out_of_memory=run.out_of_memory,
+            counted=run.counted,
+            left_behind=run.left_behind,
             stderr_tail=run.stderr_tail.decode("utf-8", "replace").replace("\x00", "\N{REPLACEMENT CHARACTER}"),
             result=run.channel.result,
             error=run.channel.error,
+            exhausted=run.channel.exhausted,
             fault=run.channel.fault,
             stop=run.stop_reason,
             done_before_stop=run.done_before_stop,

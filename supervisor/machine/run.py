@@ -12,6 +12,7 @@ import psutil
 from runner.profile import TRUSTED
 from runner.protocol import AGENT_ENDS, close_all
 from supervisor.agents import Agent
+from supervisor.machine.cpu_watch import CpuWatch
 from supervisor.machine.frames import FrameReader, WholeOutput
 from supervisor.machine.process_tree import NamespaceTree, ProcessTree
 from supervisor.machine.progress import ProgressGate
@@ -46,7 +47,9 @@ class Run:
         self.began = began
         self.progress = progress
         self.layers: tuple[str, ...] = ()
-        self.out_of_memory = False
+        self.left_behind = 0
+        self.counted: dict[str, int] = {}
+        self.cpu_watch: CpuWatch | None = None
         self.pid: int | None = None
         self.pidfd = -1
         self.work: int | None = None

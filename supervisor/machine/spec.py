@@ -8,6 +8,7 @@ from runner import agent as agent_script
 from runner import profile, protocol
 from runner.sandbox.rlimits import LIMITS
 from supervisor.agents import Agent, shared_paths
+from supervisor.limits import CORES
 from supervisor.models import Claim
 
 # Where it really is: a sandbox has the interpreter that a virtual environment was made from, not the environment.
@@ -23,7 +24,7 @@ def launch_request(agent: Agent) -> dict[str, Any]:
         "network": profile.HOST if _is_trusted(agent) else agent.manifest.sandbox.network,
         "agent": agent.id,
         "shared": _shared(agent),
-        "limits": {name: amount for name, amount in _limits(agent).items() if name in LIMITS},
+        "limits": {name: amount for name, amount in _limits(agent).items() if name in LIMITS or name == "cpus"},
     }
 
 
@@ -59,6 +60,8 @@ def _limits(agent: Agent) -> dict[str, float]:
         del limits["processes"]  # there it would count what else the server's user runs
     else:
         limits["processes"] += 1  # the init
+    if limits["cpus"] >= CORES:
+        del limits["cpus"]  # there is nothing to share out
     return limits
 
 

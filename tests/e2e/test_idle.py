@@ -24,6 +24,8 @@ def test_idle_server_uses_next_to_no_cpu_and_hardly_wakes_up(tmp_path: Path, age
         for execution in map(server.submit, agents):
             wait_until(lambda execution=execution: server.get(execution)["progress"])
         server.http.close()
+        # A sandbox that was used is kept for a second.
+        assert not ends_within(server, 1.5)
         processes = wait_until(lambda: everything_at_rest_of(server))
         before = [spent(process) for process in processes]
         assert not ends_within(server, _SECONDS)

@@ -9,6 +9,7 @@ import pytest
 
 from supervisor.agents import Agent, AgentRegistry, read_agent
 from supervisor.errors import AgentBroken, AgentUnknown
+from supervisor.limits import CORES
 
 COMMAND = 'command = ["true"]\n'
 ENTRYPOINT = 'entrypoint = "agent:run"\n'
@@ -45,6 +46,7 @@ def test_manifest_least_there_can_be_has_documented_defaults(tmp_path: Path) -> 
     assert read(tmp_path, ENTRYPOINT).limits.model_dump() == {
         "timeout_seconds": 300,
         "cpu_seconds": 600,
+        "cpus": CORES,
         "memory_bytes": 512 << 20,
         "file_size_bytes": 1 << 30,
         "processes": 128,
@@ -143,6 +145,9 @@ BROKEN = {
     "grace is no number": (COMMAND + "grace_seconds = nan", "grace_seconds: "),
     "grace is a text": (COMMAND + 'grace_seconds = "5"', "grace_seconds: "),
     "no CPU time": (COMMAND + "[limits]\ncpu_seconds = 0", "limits.cpu_seconds: "),
+    "no cores": (COMMAND + "[limits]\ncpus = 0", "limits.cpus: "),
+    "less than a tenth of a core": (COMMAND + "[limits]\ncpus = 0.09", "limits.cpus: "),
+    "cores are a text": (COMMAND + "[limits]\ncpus = 'all'", "limits.cpus: "),
     "CPU time is a fraction": (COMMAND + "[limits]\ncpu_seconds = 0.5", "limits.cpu_seconds: "),
     "too little memory": (COMMAND + "[limits]\nmemory_bytes = 16777215", "limits.memory_bytes: "),
     "file size below zero": (COMMAND + "[limits]\nfile_size_bytes = -1", "limits.file_size_bytes: "),

@@ -1,12 +1,14 @@
 """Where control groups are, as the kernel's tables tell it, and what is removed of them."""
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from runner.sandbox import cgroup
+from runner.sandbox.control_group import Group, GroupV1, GroupV2
 
 SYSTEMD = "0::/system.slice/corral.service\n"
 OLD = "12:memory:/a\n11:cpu,cpuacct:/a/b\n5:pids:/\n1:name=systemd:/user.slice\n0::/init.scope\n"
@@ -71,12 +73,148 @@ def test_groups_of_launchers_that_have_ended_are_swept_and_no_others(tmp_path: P
     for hierarchy in ("memory", "pids"):
         for name in (gone, *kept):
             (tmp_path / hierarchy / name).mkdir(parents=True)
-    cgroup.Groups(cgroup.GroupV1, str(tmp_path / "memory"), str(tmp_path / "pids"))
+    cgroup.Groups(GroupV1, {name: str(tmp_path / name) for name in ("memory", "pids")})
     assert sorted(os.listdir(tmp_path / "memory")) == sorted(os.listdir(tmp_path / "pids")) == sorted(kept)
     ended.wait()
 
 
 def test_group_of_which_only_one_half_can_be_made_leaves_no_half(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        cgroup.GroupV1(str(tmp_path / "memory"), str(tmp_path / "missing" / "pids"))
+        GroupV1({"memory": str(tmp_path / "memory"), "pids": str(tmp_path / "missing" / "pids")})
     assert os.listdir(tmp_path) == []
+
+
+# -- what the kernel has counted, from files as the kernel writes them ------------------------------------------------
+
+V2_FILES = {
+    "memory.events": "low 0\nhigh 0\nmax 31\noom 1\noom_kill 2\noom_group_kill 1\n",
+    "memory.peak": "4096\n",
+    "pids.events": "max 3\n",
+    "cpu.stat": "usage_usec 2500000\nuser_usec 2000000\nsystem_usec 500000\ncore_sched.force_idle_usec 0\n",
+    "cgroup.events": "populated 0\nfrozen 0\n",
+}
+V1_FILES = {
+    "memory/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n",
+    "memory/memory.max_usage_in_bytes": "67108864\n",
+    "memory/memory.limit_in_bytes": "67108864\n",
+    "pids/pids.events": "max 3\n",
+    "pids/cgroup.procs": "",
+    "cpuacct/cpuacct.stat": "user 200\nsystem 50\n",
+    "cpuacct/cpuacct.usage": "2500000000\n",
+}
+
+
+def group_v2(folder: Path, **files: str) -> Group:
+    folder.mkdir(exist_ok=True)
+    group = GroupV2(dict.fromkeys(("memory", "pids", "cpu"), str(folder / "group")))
+    write_all(folder / "group", {**V2_FILES, **files})
+    return group
+
+
+def group_v1(folder: Path, **files: str) -> Group:
+    folder.mkdir(exist_ok=True)
+    group = GroupV1({name: str(folder / name) for name in ("memory", "pids", "cpu", "cpuacct")})
+    write_all(folder, {**V1_FILES, **files})
+    return group
+
+
+def write_all(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).write_text(text)
+
+
+def test_what_was_counted_before_the_limits_were_set_does_not_count(tmp_path: Path) -> None:
+    v2, v1 = group_v2(tmp_path / "v2"), group_v1(tmp_path / "v1")
+    write_all(tmp_path / "v2" / "group", {"pids.max": ""})
+    write_all(tmp_path / "v1", {"pids/pids.max": ""})
+    for group in (v2, v1):
+        group.limit(64 << 20, 7, None)
+        assert set(group.cpu_times().values()) == {0.0}
+        assert group.peak_memory_bytes() is None
+        assert not any(group.counted().values())
+        assert not group.has_hit_its_limit()
+
+
+def test_counters_of_version_2(tmp_path: Path) -> None:
+    group = group_v2(tmp_path)
+    assert group.counted() == {"killed_for_memory": 3, "memory_limit_hits": 1, "refused_processes": 3}
+    assert group.peak_memory_bytes() == 4096
+    assert group.cpu_times() == {"user_cpu_seconds": 2.0, "system_cpu_seconds": 0.5}
+    assert group.cpu_file == str(tmp_path / "group" / "cpu.stat")
+
+
+def test_counters_of_version_1(tmp_path: Path) -> None:
+    group = group_v1(tmp_path)
+    assert group.counted() == {"killed_for_memory": 1, "memory_limit_hits": 1, "refused_processes": 3}
+    assert group.peak_memory_bytes() == 64 << 20
+    ticks = os.sysconf("SC_CLK_TCK")
+    assert group.cpu_times() == {"user_cpu_seconds": 200 / ticks, "system_cpu_seconds": 50 / ticks}
+    assert group.cpu_file == str(tmp_path / "cpuacct" / "cpuacct.usage")
+
+
+def test_kill_that_a_group_above_brought_about_is_no_hit_of_the_own_limit(tmp_path: Path) -> None:
+    events = V2_FILES["memory.events"].replace("oom 1", "oom 0")
+    assert group_v2(tmp_path / "v2", **{"memory.events": events}).counted()["memory_limit_hits"] == 0
+    peak = {"memory/memory.max_usage_in_bytes": str(60 << 20)}
+    assert group_v1(tmp_path / "v1", **peak).counted()["memory_limit_hits"] == 0
+
+
+def test_counters_that_an_older_kernel_does_not_have_are_0(tmp_path: Path) -> None:
+    group = group_v2(tmp_path)
+    for name in ("memory.events", "pids.events", "memory.peak"):
+        (tmp_path / "group" / name).unlink()
+    assert group.counted() == {"killed_for_memory": 0, "memory_limit_hits": 0, "refused_processes": 0}
+    assert group.peak_memory_bytes() is None
+
+
+def test_group_without_the_optional_controllers_counts_no_time_and_shares_none(tmp_path: Path) -> None:
+    group = GroupV1({name: str(tmp_path / name) for name in ("memory", "pids")})
+    write_all(tmp_path, {"pids/pids.max": "", "memory/memory.limit_in_bytes": ""})
+    group.limit(1 << 20, 7, 0.5)
+    assert (group.cpu_file, group.cpu_times(), group.has_cpu_share) == (None, {}, False)
+    assert (tmp_path / "pids" / "pids.max").read_text() == "7"
+
+
+def test_share_of_cpu_time_is_so_much_of_each_tenth_of_a_second(tmp_path: Path) -> None:
+    v2, v1 = group_v2(tmp_path / "v2"), group_v1(tmp_path / "v1")
+    write_all(tmp_path / "v2" / "group", {"cpu.max": "max 100000", "pids.max": ""})
+    write_all(tmp_path / "v1", {"cpu/cpu.cfs_period_us": "", "cpu/cpu.cfs_quota_us": "-1", "pids/pids.max": ""})
+    for group in (v2, v1):
+        group.limit(1 << 20, 7, 1.5)
+        assert group.has_cpu_share
+    assert (tmp_path / "v2" / "group" / "cpu.max").read_text().startswith("150000 100000")
+    assert (tmp_path / "v1" / "cpu" / "cpu.cfs_quota_us").read_text() == "150000"
+    assert (tmp_path / "v1" / "cpu" / "cpu.cfs_period_us").read_text() == "100000"
+
+
+def test_share_of_cpu_time_that_the_kernel_refuses_is_none(tmp_path: Path) -> None:
+    group = group_v2(tmp_path)
+    write_all(tmp_path / "group", {"pids.max": ""})
+    group.limit(1 << 20, 7, 1.5)  # there is no cpu.max to write to
+    assert not group.has_cpu_share
+
+
+@pytest.mark.parametrize("populated", [0, 1])
+def test_group_of_version_2_is_empty_when_the_kernel_says_so(tmp_path: Path, populated: int) -> None:
+    group = group_v2(tmp_path, **{"cgroup.events": f"populated {populated}\n"})
+    assert group.empty == (not populated)
+
+
+def test_group_of_version_1_is_empty_without_members_and_kills_them(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as member:
+        group = group_v1(tmp_path, **{"pids/cgroup.procs": f"{member.pid}\n"})
+        assert not group.empty
+        group.kill()
+        assert member.wait() == -signal.SIGKILL
+    assert group_v1(tmp_path / "other").empty
+
+
+def test_group_of_version_2_is_killed_in_one_step_or_member_by_member(tmp_path: Path) -> None:
+    group = group_v2(tmp_path, **{"cgroup.kill": "", "cgroup.procs": ""})
+    group.kill()
+    assert (tmp_path / "group" / "cgroup.kill").read_text() == "1"
+    (tmp_path / "group" / "cgroup.kill").unlink()
+    with subprocess.Popen(["sleep", "60"]) as member:
+        (tmp_path / "group" / "cgroup.procs").write_text(f"{member.pid}\n")
+        group.kill()
+        assert member.wait() == -signal.SIGKILL

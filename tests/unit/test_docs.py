@@ -12,7 +12,7 @@ from runner import strict
 from runner.sandbox import attest, namespaces
 from supervisor import doctor
 from supervisor.artifacts import LeftOut
-from supervisor.limits import MACHINE_BYTES, Limits, LimitsTable, most_of, plain
+from supervisor.limits import CORES, MACHINE_BYTES, Limits, LimitsTable, most_of, plain
 from supervisor.machine import layers
 from supervisor.manifest import Manifest, Sandbox
 from supervisor.models import Execution, Isolation, Kill, Termination, Usage
@@ -66,9 +66,17 @@ def test_agents_document_has_each_limit_with_its_bounds_default_and_maxima() -> 
         assert kind == ("number" if field.annotation is float else "integer")
         assert least.startswith("more than") == isinstance(bound, Gt)
         assert number_in(least) == (bound.gt if isinstance(bound, Gt) else bound.ge)
-        assert [number_in(cell) for cell in (default, ceiling)] == [field.default, most.ceiling]
-        of_machine = most.built_in == MACHINE_BYTES
-        assert maximum == "the machine's memory" if of_machine else number_in(maximum) == most.built_in
+        amounts = [(default, field.default), (maximum, most.built_in), (ceiling, most.ceiling)]
+        assert [of_machine(name, amount) or number_in(cell) for cell, amount in amounts] == [
+            cell if of_machine(name, amount) else amount for cell, amount in amounts
+        ]
+
+
+def of_machine(name: str, amount: float) -> str | None:
+    """Return how a document says it of an amount that each machine has its own of."""
+    if name == "cpus":
+        return "the machine's cores" if amount == CORES else None
+    return "the machine's memory" if amount == MACHINE_BYTES else None
 
 
 def number_in(cell: str) -> float:
@@ -98,7 +106,7 @@ def test_readme_has_each_setting_with_its_variable_and_default() -> None:
 
 def test_isolation_document_has_each_layer() -> None:
     inside = {f"{name}_namespace" for name in namespaces.FLAGS} | {layer for layer, _ in attest._STATUS.values()}
-    wanted = {layer for layers_of_tier in layers.WANTED.values() for layer in layers_of_tier}
+    wanted = {layers.CPU_SHARE}.union(*layers.WANTED.values())
     written = {row[0].strip("`") for row in documents.rows("docs/isolation.md", "layer")}
     assert written == {*layers.OF_ALL, *inside, "read_only_root", *wanted}
 

@@ -93,6 +93,20 @@ def test_frames_error_frame_gives_message_and_traceback(data: bytes, error: tupl
         assert (reader.result, reader.error, reader.fault) == (None, error, None)
 
 
+LIMITS = {
+    "named": (b'{"error": {"message": "no", "limit": "memory_bytes"}}\n', "memory_bytes"),
+    "not named": (b'{"error": {"message": "no"}}\n', ""),
+    "no text": (b'{"error": {"message": "no", "limit": [1]}}\n', "[1]"),
+    "no error": (b'{"result": {"limit": "memory_bytes"}}\n', None),
+}
+
+
+@pytest.mark.parametrize(("data", "limit"), LIMITS.values(), ids=LIMITS)
+def test_frames_error_frame_may_name_the_limit_that_it_is_about(data: bytes, limit: str | None) -> None:
+    reader = frames(data)
+    assert (reader.exhausted, reader.fault) == (limit, None)
+
+
 def test_frames_error_frame_is_taken_whole_when_the_result_limit_is_tiny() -> None:
     """Its size is the size of tracebacks; six bytes for one is what escapes can take."""
     traceback = "\N{GRINNING FACE}" * 32_000

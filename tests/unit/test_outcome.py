@@ -8,7 +8,7 @@ import pytest
 
 from supervisor.machine.outcome import Ending, decide, launch_failed, lost
 from supervisor.machine.stopper import Reason
-from supervisor.models import Kill, Usage
+from supervisor.models import Isolation, Kill, Usage
 from supervisor.states import Cause
 from tests.unit.builders import AT, ISOLATION
 
@@ -28,8 +28,8 @@ def exited(code: int) -> int:
 
 def an_ending(**seen: Any) -> Ending:
     limits = {"cpu_seconds": None, "file_size_bytes": None}
-    fields = {"usage": USAGE, "limits": limits, "isolated": True, "stderr_tail": "", **seen}
-    return Ending(at=AT, isolation=ISOLATION, **fields)
+    fields = {"usage": USAGE, "limits": limits, "isolation": ISOLATION, "isolated": True, "stderr_tail": "", **seen}
+    return Ending(at=AT, **fields)
 
 
 # What can be seen together, the strongest cause first: each one overrules all that follow it.
@@ -144,27 +144,32 @@ def cpu_time(seconds: float) -> Usage:
 
 CPU = [
     (signal.SIGXCPU, 2, cpu_time(2.01), Cause.CPU_TIME),
+    (signal.SIGXCPU, 2, cpu_time(1.0), Cause.SIGNALED),
+    (signal.SIGXCPU, None, cpu_time(1000), Cause.SIGNALED),
     (signal.SIGKILL, 2, cpu_time(2.01), Cause.CPU_TIME),
     (signal.SIGKILL, 2, cpu_time(2.0), Cause.CPU_TIME),
     (signal.SIGKILL, 2, cpu_time(1.99), Cause.SIGNALED),
     (signal.SIGKILL, None, cpu_time(1000), Cause.SIGNALED),
     (signal.SIGKILL, 2, Usage(60), Cause.SIGNALED),
-    (signal.SIGTERM, 2, cpu_time(5), Cause.SIGNALED),
+    (signal.SIGTERM, 2, cpu_time(5), Cause.CPU_TIME),
+    (exited(1), 2, cpu_time(5), Cause.CPU_TIME),
+    (exited(0), 2, cpu_time(5), Cause.CPU_TIME),
+    (exited(1), 2, cpu_time(1.99), Cause.EXIT_NONZERO),
 ]
 
 
-@pytest.mark.parametrize(("number", "limit", "usage", "cause"), CPU)
+@pytest.mark.parametrize(("status", "limit", "usage", "cause"), CPU)
 def test_decide_signal_and_cpu_time_used_tell_a_cpu_limit(
-    number: int, limit: int | None, usage: Usage, cause: Cause
+    status: int, limit: int | None, usage: Usage, cause: Cause
 ) -> None:
-    outcome = decide(an_ending(status=number, usage=usage, limits={"cpu_seconds": limit}))
+    outcome = decide(an_ending(status=status, usage=usage, limits={"cpu_seconds": limit}))
     assert outcome.termination.code is cause
 
 
 def test_decide_cpu_limit_tells_limit_and_use() -> None:
     ending = an_ending(status=signal.SIGXCPU, usage=cpu_time(2.0125), limits={"cpu_seconds": 2})
     termination = decide(ending).termination
-    assert termination.message == "The agent used more than its limit of 2 seconds of CPU time."
+    assert termination.message == "The agent and its processes used more than their limit of 2 seconds of CPU time."
     assert termination.by == "limit"
     assert (termination.limit, termination.observed) == ({"cpu_seconds": 2}, {"cpu_seconds": 2.013})
 
@@ -174,6 +179,90 @@ def test_decide_file_size_signal_tells_the_limit() -> None:
     assert (termination.code, termination.by) == (Cause.FILE_SIZE, "limit")
     assert termination.message == "The agent wrote a file larger than its limit of 0 bytes."
     assert termination.limit == {"file_size_bytes": 0}
+
+
+# Each row: what was seen besides, how the agent ended, and what of it is told.
+GROUPED = Isolation("sandboxed", ("session", "cgroup"), ())
+HIT = {"killed_for_memory": 1, "memory_limit_hits": 1, "refused_processes": 0}
+KILLED_BY_THE_HOST = {**HIT, "memory_limit_hits": 0}
+REFUSED = {"killed_for_memory": 0, "memory_limit_hits": 0, "refused_processes": 2}
+LIMITS = {"cpu_seconds": 2, "memory_bytes": 1000, "processes": 8, "file_size_bytes": 10}
+
+MEMORY = ("limit", {"memory_bytes": 1000}, {"peak_memory_bytes": 4096})
+HOST = ("host", None, {"peak_memory_bytes": 4096})
+FILE = ("limit", {"file_size_bytes": 10}, None)
+PROCESSES = ("limit", {"processes": 8}, {"refused_processes": 2})
+THERE = ("limit", {"processes": 8}, {"processes": 8})
+
+ENDS: dict[str, dict[str, Any]] = {
+    "init killed": {"status": None},
+    "killed": {"status": signal.SIGKILL},
+    "aborted": {"status": signal.SIGABRT},
+    "exception": {"status": exited(1), "error": ERROR},
+    "exit 3": {"status": exited(3)},
+    "no result": {"status": exited(0)},
+    "broken rule": {"status": exited(0), "fault": FAULT},
+    "result": {"status": exited(0), "result": "{}"},
+    "not launched": {"status": exited(1), "launch_error": "no such file"},
+    "canceled": {"status": signal.SIGTERM, "stop": CANCELED},
+    "launcher died": {"lost": True},
+}
+FAILURES = {"killed", "aborted", "exception", "exit 3"}
+
+BEHIND: list[tuple[dict[str, Any], set[str], Cause, tuple[Any, Any, Any]]] = [
+    ({"counted": HIT, "isolation": GROUPED}, FAILURES | {"no result", "init killed"}, Cause.MEMORY, MEMORY),
+    (
+        {"counted": KILLED_BY_THE_HOST, "isolation": GROUPED},
+        FAILURES | {"no result", "init killed"},
+        Cause.MEMORY,
+        HOST,
+    ),
+    ({"exhausted": "memory_bytes"}, {"exception"}, Cause.MEMORY, MEMORY),
+    ({"exhausted": "memory_bytes", "isolation": GROUPED}, set(), Cause.MEMORY, MEMORY),
+    ({"exhausted": "file_size_bytes"}, {"exception"}, Cause.FILE_SIZE, FILE),
+    ({"exhausted": "file_size_bytes", "limits": {}}, set(), Cause.FILE_SIZE, FILE),
+    ({"exhausted": "disk_bytes"}, set(), Cause.FILE_SIZE, FILE),
+    ({"counted": REFUSED, "isolation": GROUPED}, FAILURES, Cause.PROCESSES, PROCESSES),
+    ({"left_behind": 7, "isolation": GROUPED}, set(), Cause.PROCESSES, THERE),
+    ({"left_behind": 7}, FAILURES - {"exception"}, Cause.PROCESSES, THERE),
+    ({"left_behind": 7, "exhausted": "processes"}, FAILURES, Cause.PROCESSES, THERE),
+    ({"left_behind": 6, "exhausted": "processes"}, set(), Cause.PROCESSES, THERE),
+    ({"left_behind": 0, "limits": {**LIMITS, "processes": 1}}, set(), Cause.PROCESSES, THERE),
+    ({"left_behind": 7, "limits": {}}, set(), Cause.PROCESSES, THERE),
+]
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize(("seen", "explained", "cause", "told"), BEHIND)
+def test_decide_limit_explains_the_failures_that_it_can_bring_about_and_no_other_end(
+    seen: dict[str, Any], explained: set[str], cause: Cause, told: tuple[Any, Any, Any], end: str
+) -> None:
+    termination = decide(an_ending(**{"limits": LIMITS, **ENDS[end], **seen})).termination
+    unexplained = decide(an_ending(**{"limits": LIMITS, **ENDS[end]})).termination
+    if end in explained:
+        assert (termination.code, (termination.by, termination.limit, termination.observed)) == (cause, told)
+    else:
+        assert termination == unexplained
+        assert termination.code is not cause
+
+
+def test_decide_signal_of_a_file_limit_that_nobody_set_is_a_signal() -> None:
+    termination = decide(an_ending(status=signal.SIGXFSZ, limits={"file_size_bytes": None})).termination
+    assert (termination.code, termination.limit) == (Cause.SIGNALED, None)
+
+
+def test_decide_several_limits_are_behind_it_the_surest_is_told() -> None:
+    """A kill that was counted, then time that was measured, then what the agent says, then what was refused once."""
+    seen: dict[str, Any] = {"status": exited(1), "error": ERROR, "limits": LIMITS, "isolation": GROUPED}
+    seen |= {"counted": {**HIT, "refused_processes": 1}, "usage": cpu_time(5), "exhausted": "file_size_bytes"}
+    found = [decide(an_ending(**seen)).termination.code]
+    seen["counted"] = REFUSED
+    found.append(decide(an_ending(**seen)).termination.code)
+    seen["usage"] = cpu_time(1)
+    found.append(decide(an_ending(**seen)).termination.code)
+    seen["exhausted"] = ""
+    found.append(decide(an_ending(**seen)).termination.code)
+    assert found == [Cause.MEMORY, Cause.CPU_TIME, Cause.FILE_SIZE, Cause.PROCESSES]
 
 
 # -- the error log ----------------------------------------------------------------------------------------------------
@@ -189,6 +278,16 @@ def test_decide_exception_error_log_is_the_traceback() -> None:
 
 def test_decide_exception_before_a_stop_error_log_is_about_the_stop() -> None:
     assert decide(an_ending(status=exited(1), error=ERROR, stop=CANCELED)).error_log == "It was canceled."
+
+
+def test_decide_limit_behind_an_exception_error_log_is_the_limit_and_the_traceback() -> None:
+    outcome = decide(an_ending(status=exited(1), error=ERROR, exhausted="memory_bytes", limits=LIMITS))
+    assert outcome.error_log == f"{outcome.termination.message}\n\n{ERROR[1]}"
+
+
+def test_decide_limit_behind_an_exit_code_error_log_is_the_limit_and_stderr() -> None:
+    outcome = decide(an_ending(status=exited(3), left_behind=7, limits=LIMITS, stderr_tail="sh: cannot fork\n"))
+    assert outcome.error_log == f"{outcome.termination.message}\n\nThe end of its stderr:\nsh: cannot fork\n"
 
 
 @pytest.mark.parametrize("stderr", ["", " \n"])
