@@ -16,6 +16,8 @@ from supervisor.limits import CORES, MACHINE_BYTES, Limits, LimitsTable, most_of
 from supervisor.machine import layers
 from supervisor.manifest import Manifest, Sandbox
 from supervisor.models import Execution, Isolation, Kill, Termination, Usage
+from supervisor.selftest.examination import Verdict
+from supervisor.selftest.probes import AFTERWARDS, ORDINARY, PROBES
 from supervisor.settings import Settings
 from supervisor.states import TRANSITIONS, Cause, Status
 from tests.helpers import documents
@@ -119,6 +121,16 @@ def test_isolation_document_has_each_need_of_strict_runs_with_its_setting() -> N
 def test_isolation_document_has_each_check_of_the_doctor() -> None:
     checks = [row[0].strip("`") for row in documents.rows("docs/isolation.md", "check")]
     assert checks == [check().name for check in doctor._CHECKS]
+
+
+def test_isolation_document_has_each_probe_of_the_selftest() -> None:
+    rows = [[cell.replace("`", "") for cell in row] for row in documents.rows("docs/isolation.md", "probe")]
+    assert rows == [[probe.name, probe.tries, probe.expected] for probe in (*PROBES, ORDINARY, AFTERWARDS)]
+
+
+def test_isolation_document_has_each_verdict_of_the_selftest() -> None:
+    verdicts = [row[0].strip("`") for row in documents.rows("docs/isolation.md", "verdict")]
+    assert verdicts == list(Verdict)
 
 
 def test_isolation_document_has_each_attack_that_is_tried() -> None:

@@ -46,11 +46,16 @@ PROCESS_NAMES = (
     "os.pidfd_open",
     "signal.pidfd_send_signal",
 )
-PROCESS_FOLDERS = ("supervisor/machine/", "runner/")
+PROCESS_FOLDERS = ("supervisor/machine/", "runner/", "supervisor/selftest/hostile/")
 
 # The supervisor spawns the API process itself, because it alone has the settings and the listening socket that the API
 # is given; from then on the process belongs to machine.service.
-PROCESS_EXCEPTIONS = {"supervisor/server.py": {"subprocess"}}
+# The selftest has a server of its own, which is no run of this one.
+PROCESS_EXCEPTIONS = {
+    "supervisor/server.py": {"subprocess"},
+    "supervisor/selftest/private_server.py": {"subprocess", "psutil"},
+    "supervisor/selftest/remains.py": {"psutil"},
+}
 
 MAX_FILE_LINES = 350
 MAX_FUNCTION_LINES = 50
