@@ -11,6 +11,7 @@ import pytest
 from tests.helpers import problems, without_sandboxes
 from tests.helpers.command import CORRAL, corral, environment
 from tests.helpers.server import AGENTS, RunningServer
+from tests.helpers.wait import patience
 
 REASON = "cannot make namespaces"
 
@@ -22,7 +23,7 @@ def corral_without_sandboxes(*arguments: str | Path, **extra: str) -> subprocess
         env=environment(COLUMNS="200", **extra),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=patience(30),
         check=False,
     )
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.helpers.processes import wait_for_exit
+from tests.helpers.wait import patience
 
 CORRAL = [sys.executable, "-m", "supervisor.cli"]
 ROOT = Path(__file__).parent.parent.parent
@@ -28,7 +29,7 @@ def corral(*arguments: str | Path, cwd: Path | None = None, **extra: str) -> sub
         env=environment(PYTHONPATH=str(ROOT), COLUMNS="200", **extra),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=patience(30),
         check=False,
     )
 
@@ -59,7 +60,7 @@ def ready_line(process: subprocess.Popen[str], seconds: float = 30.0) -> str:
     """Return the first line that a starting server prints. Raises AssertionError: it ended or said nothing."""
     assert process.stdout is not None
     assert process.stderr is not None
-    assert select.select([process.stdout], [], [], seconds)[0], "no line in time"
+    assert select.select([process.stdout], [], [], patience(seconds))[0], "no line in time"
     line = process.stdout.readline()
     assert line, process.stderr.read()
     return line

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.helpers.wait import patience
+
 
 def descendants(pid: int) -> set[int]:
     """Return the pids of all living processes below one; zombies do not live."""
@@ -68,6 +70,6 @@ def wait_for_exit(pid: int, seconds: float = 20.0) -> None:
     except ProcessLookupError:
         return
     try:
-        assert select.select([pidfd], [], [], seconds)[0], f"process {pid} still lives after {seconds} s"
+        assert select.select([pidfd], [], [], patience(seconds))[0], f"process {pid} still lives"
     finally:
         os.close(pidfd)

@@ -7,6 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from tests.helpers.server import RunningServer
+from tests.helpers.wait import patience
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Answer:
 def connection(server: RunningServer) -> Iterator[socket.socket]:
     """Open a connection on which nothing takes more than 10 seconds."""
     host, _, port = server.url.removeprefix("http://").rpartition(":")
-    with closing(socket.create_connection((host, int(port)), timeout=10)) as opened:
+    with closing(socket.create_connection((host, int(port)), timeout=patience(10))) as opened:
         yield opened
 
 

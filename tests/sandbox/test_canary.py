@@ -14,6 +14,7 @@ from supervisor.machine.canary import send_canary
 from tests.helpers import without_sandboxes
 from tests.helpers.command import ROOT
 from tests.helpers.server import RunningServer
+from tests.helpers.wait import patience
 
 LAYERS = {f"{name}_namespace" for name in ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup")} | {
     *("no_capabilities", "no_new_privs", "seccomp", "read_only_root")
@@ -26,6 +27,33 @@ def test_canary_finds_every_layer_and_leaves_nothing(tmp_path: Path, monkeypatch
     assert (set(found.layers), found.error) == (LAYERS, None)
     assert found.healthy
     assert os.listdir(tmp_path) == []
+
+
+STRANGER = {"user": 4711, "group": 4712, "extra_groups": []}
+STRANGERS_PYTHON = "/usr/bin/python3"
+
+
+def require_stranger() -> None:
+    """Skip the test where nothing can be run as that user: that takes root, and a checkout that everybody can read."""
+    command = [STRANGERS_PYTHON, "-I", "-S", "-c", f"open({canary.__file__!r})"]
+    try:
+        able = subprocess.run(command, stderr=subprocess.DEVNULL, check=False, cwd="/", **STRANGER).returncode == 0
+    except OSError:
+        able = False
+    if not able:
+        pytest.skip("cannot run the canary as another user")
+
+
+def test_canary_of_an_ordinary_user_finds_every_layer(host_folder: Path) -> None:
+    require_stranger()
+    folder = host_folder / "stranger"
+    folder.mkdir()
+    os.chown(folder, STRANGER["user"], STRANGER["group"])
+    command = [STRANGERS_PYTHON, "-I", "-S", canary.__file__, str(folder / "canary")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=patience(30), check=True, cwd="/", **STRANGER
+    )
+    assert set(json.loads(done.stdout).get("layers", ())) == LAYERS, done.stdout
 
 
 def test_health_tells_what_the_canary_found(server: RunningServer) -> None:
@@ -57,7 +85,7 @@ def test_canary_without_its_result_is_an_error_with_a_reason(code: str, error: s
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=patience(30),
         check=True,
     )
     found = json.loads(done.stdout)
@@ -68,5 +96,5 @@ def test_canary_without_its_result_is_an_error_with_a_reason(code: str, error: s
 def test_canary_where_no_sandbox_can_be_made_names_the_step(tmp_path: Path) -> None:
     without_sandboxes.require()
     command = [*without_sandboxes.WRAPPER, sys.executable, "-I", "-S", canary.__file__, str(tmp_path / "canary")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience(30), check=True)
     assert json.loads(done.stdout)["error"] == "cannot make namespaces: No space left on device"

@@ -12,6 +12,7 @@ import pytest
 from tests.helpers import problems
 from tests.helpers.agents import TRUSTED, result_of_new, write_agent
 from tests.helpers.server import RunningServer
+from tests.helpers.wait import patience
 
 PYTHON = 'entrypoint = "agent:run"'
 OK = {"agent.py": "def run(input): return {}"}
@@ -196,7 +197,7 @@ WHERE = "import sys\ndef run(input): return {'prefix': sys.prefix, 'only': __imp
 def make_environment(folder: Path) -> Path:
     """Make a virtual environment without pip but with a module; return the interpreter in it."""
     base = os.path.join(sys.base_prefix, "bin", f"python{sys.version_info[0]}.{sys.version_info[1]}")
-    subprocess.run([base, "-m", "venv", "--without-pip", folder], check=True, timeout=30)
+    subprocess.run([base, "-m", "venv", "--without-pip", folder], check=True, timeout=patience(30))
     (packages,) = folder.glob("lib/python*/site-packages")
     (packages / "only_here.py").write_text("NAME = 'installed'")
     return folder / "bin" / "python"
