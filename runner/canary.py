@@ -118,8 +118,7 @@ def main(folder: str) -> None:
         found = try_sandbox(folder)
     except OSError as error:
         found = {"error": error.strerror or str(error)}
-    server = os.getppid()
-    has_cgroup_v2 = cgroup.offers_v2({server, *tree.children(server)})
+    has_cgroup_v2 = cgroup.offers_v2(lambda: tree.family(os.getppid()))
     print(json.dumps({**found, "strict_lacks": strict.lacks(has_cgroup_v2)}))
 
 

@@ -131,7 +131,8 @@ class Launcher:
             self._tell_gone(run)
         else:
             chosen.run, chosen.purpose, run.init = run, purpose, chosen
-            self._send({"event": protocol.STARTED, "run": run.name, "pid": chosen.pid}, [chosen.pidfd])
+            handles = [handle for handle in (chosen.pidfd, chosen.kill_switch) if handle is not None]
+            self._send({"event": protocol.STARTED, "run": run.name, "pid": chosen.pid}, handles)
             self._hand_over(run, chosen, message["limits"], agent_ends)
         finally:
             protocol.close_all(agent_ends)

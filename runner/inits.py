@@ -40,8 +40,9 @@ class Init:
 
     uid: its user on the host, None for the launcher's. group: its control group, None if it has no own one.
     memory_event: descriptor that is readable when it may have to be killed for its use of memory, if there is such a
-    thing. out_of_memory: it was. run: what it was given last, until that is released. purpose: what that run was for,
-    see Idle.take().
+    thing. kill_switch: descriptor that kills all of its group when a "1" is written to it, if there is such a thing.
+    out_of_memory: it was. run: what it was given last, until that is released. purpose: what that run was for, see
+    Idle.take().
     """
 
     def __init__(self, pid: int, connection: socket.socket, uid: int | None, group: Group | None) -> None:
@@ -51,6 +52,7 @@ class Init:
         self.uid = uid
         self.group = group
         self.memory_event = group.watch_memory() if group else None
+        self.kill_switch = group.open_kill_switch() if group else None
         self.out_of_memory = False
         self.run: Run | None = None
         self.purpose: dict[str, Any] | None = None
@@ -90,11 +92,9 @@ class Init:
     def close(self) -> None:
         """Let go of what is held for it; when it has ended."""
         self.channel.close()
-        os.close(self.pidfd)
-        if self.memory_event is not None:
-            os.close(self.memory_event)
-        if self.group:
-            self.group.remove()
+        for descriptor in (self.pidfd, self.memory_event, self.kill_switch):
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 class Idle:
@@ -192,6 +192,8 @@ class Nursery:
         if dead.uid is not None:
             self._uids_taken.discard(dead.uid)
         dead.close()
+        if self._groups and dead.group:
+            self._groups.remove(dead.group)
 
     def _fork_trusted(self, ours: socket.socket, theirs: socket.socket) -> Init:
         pid = os.fork()
@@ -229,6 +231,6 @@ class Nursery:
         try:
             group.add(pid)
         except OSError:
-            group.remove()
+            self._groups.remove(group)
             raise
         return group

@@ -9,7 +9,8 @@ Requests  {"do": LAUNCH, "run", "tier", "network", "agent": its id, "shared": [p
               host a sandboxed agent sees, read-only; limits: of runner.sandbox.rlimits.LIMITS, and cpus, if it is to
               be held
           {"do": RELEASE, "run"}        forget the run and close what is held for it
-Events    {"event": STARTED, "run", "pid"} + a pidfd of the run's init
+Events    {"event": STARTED, "run", "pid"} + a pidfd of the run's init, and, if its control group has
+              such a thing, a descriptor that kills all of the tree when a "1" is written to it
           {"event": ISOLATED, "run", "layers", "cpu_file"}   every layer of the sandbox is in effect; the agent starts
               now; cpu_file: path of the file in which the run's control group counts CPU time, or null
           {"event": EXITED, "run"}   the agent has ended, other processes of its tree live

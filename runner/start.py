@@ -52,8 +52,7 @@ def main(listener_descriptor: str, work_root: str, skeleton: str, *accepted: str
     compile("", "", "exec")
     gc.collect()
     gc.freeze()
-    server = os.getppid()
-    groups = cgroup.find({server, *tree.children(server)})
+    groups = cgroup.find(lambda: tree.family(os.getppid()))
     lacks = strict.lacks(has_cgroup_v2=groups is not None and groups.version == 2)
     lacking = {need: why for need, why in lacks.items() if need not in accepted}
     Launcher(listener, Nursery(work_root, sandboxes, groups, lacking), Strays(cleaners)).serve()

@@ -13,6 +13,15 @@ def children(pid: int) -> list[int]:
     return _all_children().get(pid, [])
 
 
+def family(pid: int) -> set[int]:
+    """Return the pids of a process and of all below it."""
+    below = _all_children()
+    found = [pid]
+    for member in found:
+        found.extend(below.get(member, ()))
+    return set(found)
+
+
 def kill(pids: Iterable[int]) -> None:
     """Send SIGKILL to processes of this process's tree and to all below them; call again until they are gone.
 

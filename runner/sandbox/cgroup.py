@@ -16,7 +16,7 @@ from runner.sandbox.control_group import Group, GroupV1, GroupV2, read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 _CONTROLLERS = ("memory", "pids")
 
@@ -24,6 +24,7 @@ _CONTROLLERS = ("memory", "pids")
 _OPTIONAL = ("cpu", "cpuacct")
 
 # The server's own processes go here, because a group with members cannot give controllers to the groups below it.
+# Source: cgroup-v2.rst, "No Internal Process Constraint".
 _SERVER_LEAF = "corral-server"
 
 # The launcher's pid, then the init's.
@@ -38,6 +39,7 @@ class Groups:
         self.version = 2 if kind is GroupV2 else 1
         self._kind = kind
         self._places = places
+        self._doomed: list[str] = []
         self._sweep()
 
     def make(self, pid: int) -> Group:
@@ -45,29 +47,38 @@ class Groups:
         name = f"corral-{os.getpid()}-{pid}"
         return self._kind({controller: f"{folder}/{name}" for controller, folder in self._places.items()})
 
+    def remove(self, group: Group) -> None:
+        """Remove a group whose processes have ended."""
+        self._remove(group.folders)
+
+    def _remove(self, folders: Iterable[str]) -> None:
+        """Remove folders; one that the kernel does not let go yet, with the next: a member may still be dying."""
+        self._doomed = [folder for folder in (*self._doomed, *folders) if not _is_removed(folder)]
+
     def _sweep(self) -> None:
         """Remove what launchers have left that were killed; their runs have died with them."""
         for folder in set(self._places.values()):
             for name in os.listdir(folder):
                 found = _NAME.fullmatch(name)
                 if found and not _lives(found[1]):
+                    # The second means, should the first have failed; version 1 has no such file.
                     with contextlib.suppress(OSError):
-                        os.rmdir(f"{folder}/{name}")
+                        kernel.write(f"{folder}/{name}/cgroup.kill", "1")
+                    self._remove([f"{folder}/{name}"])
 
 
-def find(server_pids: Iterable[int]) -> Groups | None:
+def find(server_pids: Callable[[], set[int]]) -> Groups | None:
     """Return where groups can be made, None if nowhere.
 
     Args:
-        server_pids: the processes that may be moved: the server's own.
+        server_pids: tells which processes may be moved: the server's own.
     """
     own = own_groups(read("/proc/self/cgroup"))
     mounted = mounted_hierarchies(read("/proc/self/mountinfo"))
-    if "" in own and "" in mounted:
-        folder = mounted[""] + own[""]
-        given = _delegate(folder, set(server_pids))
-        if given:
-            return _usable(Groups(GroupV2, dict.fromkeys(given, folder)))
+    folder = _unified(own, mounted)
+    given = _delegate(folder, server_pids) if folder else ()
+    if folder and given:
+        return _usable(Groups(GroupV2, dict.fromkeys(given, folder)))
     if os.geteuid() == 0 and all(name in own and name in mounted for name in _CONTROLLERS):
         places = {
             name: mounted[name] + own[name] for name in (*_CONTROLLERS, *_OPTIONAL) if name in own and name in mounted
@@ -76,20 +87,26 @@ def find(server_pids: Iterable[int]) -> Groups | None:
     return None
 
 
-def offers_v2(server_pids: Iterable[int]) -> bool:
+def offers_v2(server_pids: Callable[[], set[int]]) -> bool:
     """Tell whether find() would find version 2, without any change. Args: server_pids: as there."""
-    own = own_groups(read("/proc/self/cgroup"))
-    mounted = mounted_hierarchies(read("/proc/self/mountinfo"))
+    folder = _unified(own_groups(read("/proc/self/cgroup")), mounted_hierarchies(read("/proc/self/mountinfo")))
     try:
-        return "" in own and "" in mounted and _is_ours(mounted[""] + own[""], set(server_pids))
+        return folder is not None and _is_fit(folder) and not _strangers(folder, server_pids)
     except OSError:
         return False
+
+
+def _unified(own: Mapping[str, str], mounted: Mapping[str, str]) -> str | None:
+    """Return the folder of the server's group of version 2. Who starts later finds itself in the leaf already."""
+    if "" not in own or "" not in mounted:
+        return None
+    return (mounted[""] + own[""]).removesuffix(f"/{_SERVER_LEAF}")
 
 
 def _usable(groups: Groups) -> Groups | None:
     """Return them if one can be made: who looks like root may be so in a container only, whose groups are read-only."""
     try:
-        groups.make(os.getpid()).remove()
+        groups.remove(groups.make(os.getpid()))
     except OSError:
         return None
     return groups
@@ -117,17 +134,14 @@ def mounted_hierarchies(table: str) -> dict[str, str]:
     return found
 
 
-def _delegate(folder: str, server_pids: set[int]) -> tuple[str, ...]:
+def _delegate(folder: str, server_pids: Callable[[], set[int]]) -> tuple[str, ...]:
     """Give the controllers of a group to the groups below it; return those given, none if not all that are needed.
 
     It is possible only if the group is ours alone: other people's processes are not moved.
     """
     try:
-        if not _is_ours(folder, server_pids):
+        if not _is_fit(folder) or not _move_to_leaf(folder, server_pids):
             return ()
-        os.makedirs(f"{folder}/{_SERVER_LEAF}", exist_ok=True)
-        for pid in _members(folder):
-            kernel.write(f"{folder}/{_SERVER_LEAF}/cgroup.procs", str(pid))
         offered = read(f"{folder}/cgroup.controllers").split()
         given = tuple(name for name in (*_CONTROLLERS, *_OPTIONAL) if name in offered)
         for name in given:
@@ -137,14 +151,44 @@ def _delegate(folder: str, server_pids: set[int]) -> tuple[str, ...]:
     return given
 
 
-def _is_ours(folder: str, server_pids: set[int]) -> bool:
-    """Tell whether a group has what we need and is the server's alone. Raises OSError."""
-    has_controllers = set(_CONTROLLERS) <= set(read(f"{folder}/cgroup.controllers").split())
-    return has_controllers and os.access(folder, os.W_OK) and _members(folder) <= server_pids
+def _is_fit(folder: str) -> bool:
+    """Tell whether a group has what we need, and may be divided by us. Raises OSError."""
+    return set(_CONTROLLERS) <= set(read(f"{folder}/cgroup.controllers").split()) and os.access(folder, os.W_OK)
+
+
+def _move_to_leaf(folder: str, server_pids: Callable[[], set[int]]) -> bool:
+    """Move the server's processes out of the way; tell whether no others are left.
+
+    Meanwhile the server starts and loses processes: hence the next round.
+    """
+    while members := _members(folder):
+        if _strangers(folder, server_pids):
+            return False
+        os.makedirs(f"{folder}/{_SERVER_LEAF}", exist_ok=True)
+        for pid in members:
+            with contextlib.suppress(ProcessLookupError):
+                kernel.write(f"{folder}/{_SERVER_LEAF}/cgroup.procs", str(pid))
+    return True
+
+
+def _strangers(folder: str, server_pids: Callable[[], set[int]]) -> set[int]:
+    """Return the members that are not the server's; with a second look, because some may just have ended."""
+    return (_members(folder) - server_pids()) & _members(folder)
 
 
 def _members(folder: str) -> set[int]:
     return {int(pid) for pid in read(f"{folder}/cgroup.procs").split()}
+
+
+def _is_removed(folder: str) -> bool:
+    """Remove a group's folder; tell whether it is gone. The kernel refuses while anything lives in it."""
+    try:
+        os.rmdir(folder)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _lives(pid: str) -> bool:

@@ -41,21 +41,23 @@ class Group:
     def __init__(self, places: Mapping[str, str]) -> None:
         """Make it. Args: places: {controller: its path}; in version 2 all paths are the same."""
         self._places = places
-        self._folders = tuple(dict.fromkeys(places.values()))
+        self.folders = tuple(dict.fromkeys(places.values()))
         self.has_cpu_share = False
         self._earlier_peak = 0
         self._earlier_counts: dict[str, int] = {}
         self._earlier_times: dict[str, float] = {}
         try:
-            for folder in self._folders:
+            for folder in self.folders:
                 os.mkdir(folder)
         except OSError:
-            self.remove()
+            for folder in self.folders:
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)
             raise
 
     def add(self, pid: int) -> None:
         """Put a process, and with it all that it will start, into the group."""
-        for folder in self._folders:
+        for folder in self.folders:
             kernel.write(f"{folder}/cgroup.procs", str(pid))
 
     def limit(self, memory_bytes: int, processes: int, cpus: float | None) -> None:
@@ -141,6 +143,10 @@ class Group:
         """Return a descriptor that is readable when the limit was hit; None if the kernel then kills all members."""
         return None
 
+    def open_kill_switch(self) -> int | None:
+        """Return a descriptor that kills all members when a "1" is written to it; None if this kernel has none."""
+        return None
+
     @property
     def empty(self) -> bool:
         """Whether nothing lives in it."""
@@ -157,12 +163,6 @@ class Group:
             return [int(pid) for pid in read(f"{self._places['pids']}/cgroup.procs").split()]
         except FileNotFoundError:  # somebody has removed it: then nothing was in it
             return []
-
-    def remove(self) -> None:
-        """Remove it. One in which something lives stays, and is removed by the next launcher."""
-        for folder in self._folders:
-            with contextlib.suppress(OSError):
-                os.rmdir(folder)
 
 
 class GroupV2(Group):
@@ -182,21 +182,28 @@ class GroupV2(Group):
     @property
     def cpu_file(self) -> str | None:
         """As in Group. Source: cgroup-v2.rst, cpu.stat: it is there whether the controller is or not."""
-        return f"{self._folders[0]}/cpu.stat"
+        return f"{self.folders[0]}/cpu.stat"
 
     def _times(self) -> dict[str, float]:
-        told = _counters(f"{self._folders[0]}/cpu.stat")
+        told = _counters(f"{self.folders[0]}/cpu.stat")
         return {f"{kind}_cpu_seconds": told.get(f"{kind}_usec", 0) / 1e6 for kind in ("user", "system")}
+
+    def open_kill_switch(self) -> int | None:
+        """As in Group; a fork in the same moment is killed too. Source: cgroup-v2.rst, cgroup.kill, Linux 5.14."""
+        try:
+            return os.open(f"{self.folders[0]}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
 
     @property
     def empty(self) -> bool:
         """As in Group. Source: cgroup-v2.rst, cgroup.events."""
-        return not _counters(f"{self._folders[0]}/cgroup.events").get("populated")
+        return not _counters(f"{self.folders[0]}/cgroup.events").get("populated")
 
     def kill(self) -> None:
         """As in Group: in one step where the kernel has it (Linux 5.14), so no fork can race with it."""
         try:
-            kernel.write(f"{self._folders[0]}/cgroup.kill", "1")
+            kernel.write(f"{self.folders[0]}/cgroup.kill", "1")
         except FileNotFoundError:
             super().kill()
 

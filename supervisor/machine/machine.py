@@ -143,7 +143,7 @@ class Machine:
 
     def _on_started(self, run: Run, event: dict[str, Any], descriptors: list[int]) -> None:
         run.pid = event["pid"]
-        (run.pidfd,) = descriptors
+        run.pidfd, *run.kill_switches = descriptors
         if run.tier == profile.TRUSTED:
             self._watch_limits(run, cpu_file=None)
         if run.stop_reason:

@@ -7,6 +7,7 @@ lives. psutil compares start times before it signals, so a pid that was used aga
 import contextlib
 import os
 import signal
+from collections.abc import Sequence
 
 import psutil
 
@@ -102,9 +103,10 @@ class NamespaceTree(ProcessTree):
     Source: pid_namespaces(7).
     """
 
-    def __init__(self, root_pid: int) -> None:
-        """See ProcessTree."""
+    def __init__(self, root_pid: int, kill_switches: Sequence[int] = ()) -> None:
+        """See ProcessTree. Args: kill_switches: see STARTED in runner.protocol: one or none."""
         super().__init__(root_pid)
+        self._kill_switches = kill_switches
         self._rounds = 0
 
     def kill(self) -> int:
@@ -116,6 +118,14 @@ class NamespaceTree(ProcessTree):
         self.killed.update(process.pid for process in members)
         self.kill_root()
         return len(members)
+
+    def kill_root(self) -> None:
+        """Kill the init and, by its control group too, all that is below it."""
+        for descriptor in self._kill_switches:
+            # The group is removed as soon as it is empty.
+            with contextlib.suppress(OSError):
+                os.write(descriptor, b"1")
+        super().kill_root()
 
 
 class AdoptedProcesses:

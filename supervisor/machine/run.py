@@ -53,6 +53,7 @@ class Run:
         self.pid: int | None = None
         self.pidfd = -1
         self.work: int | None = None
+        self.kill_switches: list[int] = []
         self.deadline: Timer | None = None
         self.stop_reason: Reason | None = None
         self.stop_grace_seconds = 0.0
@@ -122,7 +123,7 @@ class Run:
         if self.pid is None:
             return None
         try:
-            tree = ProcessTree(self.pid) if self.tier == TRUSTED else NamespaceTree(self.pid)
+            tree = ProcessTree(self.pid) if self.tier == TRUSTED else NamespaceTree(self.pid, self.kill_switches)
         except psutil.NoSuchProcess:
             return None
         return None if _is_readable(self.pidfd) else tree
@@ -130,8 +131,9 @@ class Run:
     def close(self) -> None:
         """Close every descriptor."""
         self.hand_over()
-        close_all(self.readers.values())
+        close_all((*self.readers.values(), *self.kill_switches))
         self.readers.clear()
+        self.kill_switches = []
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1

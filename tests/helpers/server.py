@@ -19,8 +19,9 @@ from urllib.parse import quote
 import httpx
 import psutil
 
+from tests.helpers.control_groups import ServerGroup
 from tests.helpers.processes import descendants, is_spare, wait_for_exit
-from tests.helpers.wait import wait_until
+from tests.helpers.wait import patience, wait_until
 
 AGENTS = Path(__file__).parent.parent / "agents"
 _FINAL = {"COMPLETED", "FAILED", "CANCELED"}
@@ -52,17 +53,18 @@ class RunningServer:
         """
         self.data = data
         self.agents = agents
+        self._group = ServerGroup(data)
         command = [*wrapper, sys.executable, "-m", "supervisor.cli", "serve", "--port", "0", "--data", str(data)]
         with (data.parent / f"{data.name}.log").open("wb") as log:
             self.process = subprocess.Popen(
-                [*command, "--agents", str(agents), *flags],
+                self._group.joined_by([*command, "--agents", str(agents), *flags]),
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
                 env=_environment(settings),
             )
         assert self.process.stdout is not None
-        readable, _, _ = select.select([self.process.stdout], [], [], 30)
+        readable, _, _ = select.select([self.process.stdout], [], [], patience(30))
         self.ready_line = self.process.stdout.readline() if readable else ""
         found = re.search(r"http://\S+", self.ready_line)
         if not found:
@@ -70,7 +72,9 @@ class RunningServer:
             self.process.wait()
             raise AssertionError(f"the server did not get ready:\n{self.errors()}")
         self.url = found.group()
-        self.http = httpx.Client(base_url=self.url, timeout=30, limits=httpx.Limits(max_keepalive_connections=1))
+        self.http = httpx.Client(
+            base_url=self.url, timeout=patience(30), limits=httpx.Limits(max_keepalive_connections=1)
+        )
 
     def __enter__(self) -> "RunningServer":
         return self
@@ -166,6 +170,8 @@ class RunningServer:
         code = self.process.wait()
         assert self.process.stdout is not None
         self.process.stdout.close()
+        if code == 0:
+            self._group.remove()
         return code
 
     def _service(self, word: str) -> int:
