@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from supervisor import __version__, operator_log, scaffold
+from supervisor import __version__, operator_log, scaffold, service_manager
 from supervisor.agents import AgentRegistry
 from supervisor.cli.selftest import selftest
 from supervisor.doctor import Report, examine
@@ -118,6 +118,7 @@ def _print_report(report: Report) -> None:
 
 def _say_ready(url: str, settings: Settings) -> None:
     print(f"Corral {__version__} is ready on {url}  Try: {_example(url, settings)}", flush=True)
+    service_manager.tell_ready()
 
 
 def _example(url: str, settings: Settings) -> str:
