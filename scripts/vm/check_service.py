@@ -1,0 +1,170 @@
+"""What a server that a service manager runs must do; scripts/vm/guest has pytest run it against port 8001, in order.
+
+Those with "unit" in their names are about corral.service of the system's manager.
+"""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from runner.sandbox import cgroup
+from tests.helpers.processes import wait_for_exit
+from tests.helpers.wait import patience, wait_until
+
+URL = "http://127.0.0.1:8001"
+_FINAL = {"COMPLETED", "FAILED", "CANCELED"}
+
+
+@pytest.fixture(autouse=True)
+def _answers() -> None:
+    wait_until(is_ready)
+
+
+def is_ready() -> bool:
+    try:
+        return httpx.get(f"{URL}/admin/health", timeout=patience(5)).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def submit(agent: str, **input: Any) -> str:
+    answer = httpx.post(f"{URL}/executions/run", json={"agent_id": agent, "input": input}, timeout=patience(10))
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["execution_id"])
+
+
+def get(execution_id: str) -> dict[str, Any]:
+    return dict(httpx.get(f"{URL}/executions/{execution_id}", timeout=patience(10)).json())
+
+
+def wait_for_end(execution_id: str) -> dict[str, Any]:
+    return wait_until(lambda: execution if (execution := get(execution_id))["status"] in _FINAL else None)
+
+
+def run(agent: str, **input: Any) -> dict[str, Any]:
+    return wait_for_end(submit(agent, **input))
+
+
+def check_run() -> None:
+    """See that an agent is isolated, with a control group."""
+    execution = run("ok")
+    assert execution["status"] == "COMPLETED", execution
+    assert "cgroup" in execution["isolation"]["effective"]
+    assert execution["isolation"]["missing"] == []
+
+
+def launcher_pid() -> int:
+    found = [process.pid for process in psutil.process_iter() if any("forkserver" in word for word in words(process))]
+    assert len(found) == 1
+    return found[0]
+
+
+def words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline() if process.ppid() == server_pid(process) else []
+    except psutil.NoSuchProcess:
+        return []
+
+
+def server_pid(launcher: psutil.Process) -> int:
+    """Return the pid of a launcher's parent if that is a server, else 0."""
+    parent = launcher.parent()
+    return parent.pid if parent and "serve" in parent.cmdline() else 0
+
+
+def groups() -> list[str]:
+    """Return the names of the groups beside that of the launcher, which are all that the service has."""
+    own = cgroup.own_groups(Path(f"/proc/{launcher_pid()}/cgroup").read_text())[""]
+    assert own.endswith("/corral-server")
+    assert own.count("corral-server") == 1
+    return [entry.name for entry in Path(f"/sys/fs/cgroup{own}").parent.iterdir() if entry.is_dir()]
+
+
+def run_command(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def systemctl(*arguments: str) -> str:
+    return run_command("systemctl", *arguments)
+
+
+def show(name: str) -> str:
+    return systemctl("show", "--value", "--property", name, "corral.service")
+
+
+def journal() -> str:
+    """Return what the manager has said last."""
+    return run_command("journalctl", "--unit=corral.service", "--lines=5")
+
+
+def check_groups_are_of_one_launcher() -> None:
+    launcher = launcher_pid()
+    assert all(name == "corral-server" or name.startswith(f"corral-{launcher}-") for name in groups())
+
+
+def test_run_has_every_layer() -> None:
+    check_run()
+    check_groups_are_of_one_launcher()
+
+
+def test_settings_of_the_unit_are_in_force() -> None:
+    data = Path("/var/lib/corral")
+    assert (data / "corral.db").exists()
+    assert data.stat().st_mode & 0o777 == 0o700
+    assert run("trusted")["isolation"]["tier"] == "trusted"
+
+
+@pytest.mark.parametrize("attack", ["eat_memory", "eat_memory_in_children", "eat_memory_outside_of_processes"])
+def test_agent_without_an_end_of_memory_is_ended_for_it_and_nobody_else(attack: str) -> None:
+    server = psutil.Process(launcher_pid()).ppid()
+    execution = run("hostile", attack=attack)
+    assert execution["termination"]["code"] == "MEMORY", execution
+    assert psutil.Process(launcher_pid()).ppid() == server
+    check_run()
+
+
+def test_fork_bomb_is_ended_by_a_cancel() -> None:
+    execution_id = submit("hostile", attack="fork_bomb")
+    wait_until(lambda: get(execution_id)["progress"])
+    httpx.post(f"{URL}/executions/{execution_id}/cancel", timeout=patience(10))
+    assert wait_for_end(execution_id)["status"] == "CANCELED"
+    check_run()
+
+
+def test_killed_launcher_is_replaced_by_one_with_groups() -> None:
+    killed = launcher_pid()
+    os.kill(killed, signal.SIGKILL)
+    wait_for_exit(killed)
+    wait_until(lambda: get(submit("ok"))["status"])
+    check_run()
+    check_groups_are_of_one_launcher()
+
+
+def test_killed_server_of_a_unit_is_started_again_and_has_groups() -> None:
+    main = int(show("MainPID"))
+    execution_id = submit("hostile", attack="ignore_everything")
+    wait_until(lambda: get(execution_id)["progress"])
+    os.kill(main, signal.SIGKILL)
+    wait_until(lambda: show("MainPID") not in ("0", str(main)))
+    wait_until(is_ready)
+    assert wait_for_end(execution_id)["termination"]["code"] == "LOST"
+    check_run()
+    check_groups_are_of_one_launcher()
+    assert show("NRestarts") == "1"
+
+
+def test_stopped_unit_ends_its_runs_and_leaves_nothing() -> None:
+    execution_id = submit("hostile", attack="ignore_everything")
+    wait_until(lambda: get(execution_id)["progress"])
+    folder = Path(f"/sys/fs/cgroup{show('ControlGroup')}")
+    systemctl("stop", "corral.service")
+    assert "Deactivated successfully" in journal()
+    assert not folder.exists()
+    systemctl("start", "corral.service")
+    assert get(execution_id)["termination"]["code"] == "STOPPED"
