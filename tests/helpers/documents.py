@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-DOCUMENTS = ("README.md", "docs/architecture.md", "docs/isolation.md", "docs/agents.md", "docs/api.md")
+DOCUMENTS = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("architecture", "isolation", "agents", "api", "operations")),
+)
 
 # A block in sh is to be pasted; a block in text or json right below it is what it then shows.
 _COMMAND = re.compile(r"^```sh\n(.*?)^```\n(?:\n```(?:text|json)\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)

@@ -169,6 +169,16 @@ def test_control_groups_of_a_killed_launcher_are_swept_by_the_next(grouped: Runn
     assert not groups_of(launcher)
 
 
+def test_launcher_that_is_started_again_makes_its_groups_at_the_same_place(grouped: RunningServer) -> None:
+    launcher = grouped.launcher_pid
+    before = {group.parent for group in groups_of(launcher)}
+    os.kill(launcher, signal.SIGKILL)
+    wait_for_exit(launcher)
+    assert "cgroup" in grouped.run("ok")["isolation"]["effective"]
+    after = {group.parent for group in groups_of(grouped.launcher_pid)}
+    assert after == before
+
+
 # -- ends of runs -----------------------------------------------------------------------------------------------------
 
 

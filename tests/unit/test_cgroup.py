@@ -3,12 +3,16 @@
 import os
 import signal
 import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from runner.sandbox import cgroup
 from runner.sandbox.control_group import Group, GroupV1, GroupV2
+from tests.helpers.named_pipes import Lifeline
+from tests.helpers.wait import wait_until
 
 SYSTEMD = "0::/system.slice/corral.service\n"
 OLD = "12:memory:/a\n11:cpu,cpuacct:/a/b\n5:pids:/\n1:name=systemd:/user.slice\n0::/init.scope\n"
@@ -218,3 +222,79 @@ def test_group_of_version_2_is_killed_in_one_step_or_member_by_member(tmp_path: 
         (tmp_path / "group" / "cgroup.procs").write_text(f"{member.pid}\n")
         group.kill()
         assert member.wait() == -signal.SIGKILL
+
+
+# -- groups of the kernel's -------------------------------------------------------------------------------------------
+
+
+def groups_v1() -> cgroup.Groups:
+    return cgroup.Groups(GroupV1, {name: own_folder(name) for name in ("memory", "pids")})
+
+
+def groups_v2() -> cgroup.Groups:
+    return cgroup.Groups(GroupV2, dict.fromkeys(("memory", "pids"), own_folder("")))
+
+
+def own_folder(controller: str) -> str:
+    own = cgroup.own_groups(Path("/proc/self/cgroup").read_text())
+    mounted = cgroup.mounted_hierarchies(Path("/proc/self/mountinfo").read_text())
+    if controller not in own or controller not in mounted:
+        pytest.skip("there is no such hierarchy here")
+    return mounted[controller] + own[controller]
+
+
+@pytest.fixture(params=[groups_v1, groups_v2])
+def made(request: pytest.FixtureRequest) -> Iterator[tuple[cgroup.Groups, Group]]:
+    """Places of groups, and a group there; removed with all others at the end."""
+    find: Callable[[], cgroup.Groups] = request.param
+    groups = find()
+    try:
+        made = groups.make(1)
+    except OSError:
+        pytest.skip("groups cannot be made here")
+    yield groups, made
+    wait_until(lambda: groups.remove(made) or not any(map(os.path.exists, made.folders)))
+
+
+def test_group_with_a_member_is_removed_with_the_next_after_that_has_ended(
+    made: tuple[cgroup.Groups, Group],
+) -> None:
+    groups, group = made
+    with subprocess.Popen(["sleep", "1000"]) as member:
+        group.add(member.pid)
+        groups.remove(group)
+        assert all(map(os.path.exists, group.folders))
+        member.kill()
+    other = groups.make(2)
+    groups.remove(other)
+    assert not any(map(os.path.exists, (*group.folders, *other.folders)))
+
+
+# Waits until it is in the group; then is many.
+FAMILY = """
+import os, signal, sys
+sys.stdin.readline()
+line = os.open(sys.argv[1], os.O_WRONLY)
+for _ in range(3):
+    if os.fork() == 0:
+        os.setsid()
+os.write(line, b"here\\n")
+signal.pause()
+"""
+
+
+def test_kill_switch_of_a_group_ends_every_member(made: tuple[cgroup.Groups, Group], lifeline: Lifeline) -> None:
+    _, group = made
+    switch = group.open_kill_switch()
+    if switch is None:
+        pytest.skip("there is none here")
+    with os.fdopen(switch, "w") as file:
+        with subprocess.Popen([sys.executable, "-c", FAMILY, lifeline.path], stdin=subprocess.PIPE) as first:
+            assert first.stdin is not None
+            group.add(first.pid)
+            first.stdin.write(b"go\n")
+            first.stdin.flush()
+            lifeline.wait_for("here", 8)
+            file.write("1")
+            file.flush()
+        wait_until(lifeline.ended)
