@@ -11,6 +11,7 @@ import pytest
 
 from runner.sandbox import cgroup
 from runner.sandbox.control_group import Group, GroupV1, GroupV2
+from supervisor.machine.process_tree import NamespaceTree
 from tests.helpers.named_pipes import Lifeline
 from tests.helpers.wait import wait_until
 
@@ -260,7 +261,7 @@ def test_group_with_a_member_is_removed_with_the_next_after_that_has_ended(
     made: tuple[cgroup.Groups, Group],
 ) -> None:
     groups, group = made
-    with subprocess.Popen(["sleep", "1000"]) as member:
+    with subprocess.Popen(["sleep", "60"]) as member:
         group.add(member.pid)
         groups.remove(group)
         assert all(map(os.path.exists, group.folders))
@@ -272,14 +273,14 @@ def test_group_with_a_member_is_removed_with_the_next_after_that_has_ended(
 
 # Waits until it is in the group; then is many.
 FAMILY = """
-import os, signal, sys
+import os, sys, time
 sys.stdin.readline()
 line = os.open(sys.argv[1], os.O_WRONLY)
 for _ in range(3):
     if os.fork() == 0:
         os.setsid()
 os.write(line, b"here\\n")
-signal.pause()
+time.sleep(60)
 """
 
 
@@ -298,3 +299,15 @@ def test_kill_switch_of_a_group_ends_every_member(made: tuple[cgroup.Groups, Gro
             file.write("1")
             file.flush()
         wait_until(lifeline.ended)
+
+
+def test_end_of_a_sandbox_is_made_by_its_group_too(made: tuple[cgroup.Groups, Group]) -> None:
+    _, group = made
+    switch = group.open_kill_switch()
+    if switch is None:
+        pytest.skip("there is none here")
+    with subprocess.Popen(["sleep", "60"]) as init, subprocess.Popen(["sleep", "60"]) as member:
+        group.add(member.pid)
+        NamespaceTree(init.pid, [switch]).kill_root()
+        os.close(switch)
+        assert [init.wait(), member.wait()] == [-signal.SIGKILL] * 2
