@@ -23,8 +23,8 @@ MANIFEST = (AGENTS / "leaves" / "agent.toml").read_text()
 TIERS = {
     "sandboxed": MANIFEST,
     "trusted": MANIFEST + '[sandbox]\ntier = "trusted"\n',
-    "roomy": MANIFEST + f"[limits]\ndisk_bytes = {600 * MEGABYTE}\nmemory_bytes = {1 << 30}\n",
-    "tight": MANIFEST + f"[limits]\nmemory_bytes = {64 * MEGABYTE}\n",
+    "roomy": MANIFEST + f"limits.disk_bytes = {600 * MEGABYTE}\nlimits.memory_bytes = {1 << 30}\n",
+    "tight": MANIFEST + f"limits.memory_bytes = {64 * MEGABYTE}\n",
 }
 both_tiers = pytest.mark.parametrize("agent", ["sandboxed", "trusted"])
 
