@@ -24,7 +24,7 @@ from supervisor.settings import Settings, load
 TIERS: tuple[str, ...] = get_args(Sandbox.model_fields["tier"].annotation)
 
 # Few enough for a small machine, with the bystander among them.
-_MAX_RUNNING = 6
+_SIDE_BY_SIDE = 6
 
 _SHUTDOWN_GRACE_SECONDS = 0.5
 _LOOK_SECONDS = 0.03
@@ -116,7 +116,7 @@ def _settings(tier: str, config: Path | None, traps: Traps) -> Settings:
         "port": 0,
         "data": traps.data,
         "agents": traps.agents,
-        "max_running": _MAX_RUNNING,
+        "max_running": _SIDE_BY_SIDE,
         "trusted_agents": ["*"] if tier == "trusted" else [],
         "allow_degraded": [],
         "shutdown_grace_seconds": _SHUTDOWN_GRACE_SECONDS,
@@ -149,7 +149,7 @@ class _Examination:
         yield self._end()
 
     def _make(self, probes: Sequence[Probe]) -> Iterator[Finding]:
-        """Make probes side by side; those that accompany the others begin first."""
+        """Make probes, some side by side; those that accompany the others begin first."""
         in_order = sorted(probes, key=lambda probe: not probe.accompanies)
         trials = {probe: Trial(probe, next(self._marks), self._client, self._traps, self._places) for probe in in_order}
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -158,12 +158,12 @@ class _Examination:
                 self._look([trial for trial in trials.values() if not trial.evidence], deadline)
             yield judge(probe, evidence)
 
-    def _look(self, under_way: list[Trial], deadline: float) -> None:
-        for trial in under_way:
-            trial.look(alone=len(under_way) == 1)
+    def _look(self, waiting: list[Trial], deadline: float) -> None:
+        for trial in waiting[:_SIDE_BY_SIDE]:
+            trial.look(alone=len(waiting) == 1)
         fault = "it has ended by itself" if self._server.has_ended() else None
         if fault or time.monotonic() > deadline:
-            for trial in under_way:
+            for trial in waiting:
                 trial.give_up(fault)
         interruption.wait(_LOOK_SECONDS)
 

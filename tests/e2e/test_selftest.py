@@ -130,6 +130,17 @@ def test_server_of_a_selftest_that_is_killed_does_not_stay(folder: Path) -> None
         shutil.rmtree(left)
 
 
+def test_selftest_whose_server_is_killed_in_the_middle_fails(folder: Path) -> None:
+    with started("selftest", TMPDIR=str(folder)) as process:
+        ready_line(process)
+        (server,) = (child for child in psutil.Process(process.pid).children() if "serve" in child.cmdline()[3])
+        server.kill()
+        assert process.stdout is not None
+        *_, last = process.stdout.read().splitlines()
+        assert process.wait(30) == 1
+    assert all(name in last for name in ("NOT CONTAINED", "bystander", "ordinary", "afterwards"))
+
+
 def test_selftest_where_no_sandbox_can_be_made_says_that_it_cannot_tell(folder: Path) -> None:
     without_sandboxes.require()
     answer = subprocess.run(

@@ -49,7 +49,7 @@ def hop(at: At, context: Any) -> Attempts:
                 os._exit(0)
             os.setsid()
 
-    for _ in range(3):
+    for _ in range(2):
         fork(go_on)
     context.progress("hopping")
     linger()
