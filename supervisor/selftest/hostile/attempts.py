@@ -8,7 +8,7 @@ from typing import Any
 
 DONE = "done"
 
-# After so long everything in here has ended by itself.
+# After so long all that does anything has ended by itself.
 LONGEST_SECONDS = 30.0
 
 Attempts = dict[str, str]

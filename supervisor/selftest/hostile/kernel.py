@@ -36,7 +36,6 @@ _CALLS = {
 }
 _PTRACE, _UNSHARE, _CLONE3 = (101, 117), (272, 97), (435, 435)
 
-
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -85,17 +84,6 @@ def forbidden_calls(at: At, context: Any) -> Attempts:
     }
 
 
-def _call(numbers: tuple[int, int], *arguments: int) -> None:
-    number = numbers[os.uname().machine == "aarch64"]
-    if _libc.syscall(*map(ctypes.c_long, (number, *arguments, 0, 0, 0, 0, 0))) < 0:
-        raise OSError(ctypes.get_errno(), "refused")
-
-
-def _ioctl(descriptor: int, request: int) -> None:
-    if _libc.ioctl(descriptor, request, None) < 0:
-        raise OSError(ctypes.get_errno(), "refused")
-
-
 def raise_limits(at: At, context: Any) -> Attempts:
     """Raise limits and priorities."""
 
@@ -110,3 +98,14 @@ def raise_limits(at: At, context: Any) -> Attempts:
         "raise its priority": attempt_in_child(os.nice, -5),
         "become a real-time process": attempt_in_child(os.sched_setscheduler, 0, os.SCHED_FIFO, os.sched_param(1)),
     }
+
+
+def _call(numbers: tuple[int, int], *arguments: int) -> None:
+    number = numbers[os.uname().machine == "aarch64"]
+    if _libc.syscall(*map(ctypes.c_long, (number, *arguments, 0, 0, 0, 0, 0))) < 0:
+        raise OSError(ctypes.get_errno(), "refused")
+
+
+def _ioctl(descriptor: int, request: int) -> None:
+    if _libc.ioctl(descriptor, request, None) < 0:
+        raise OSError(ctypes.get_errno(), "refused")
