@@ -1,6 +1,5 @@
 """The API process: Waitress on the listening socket that the supervisor opened; ends when the supervisor does."""
 
-import json
 import logging
 import os
 import signal
@@ -23,7 +22,7 @@ from supervisor import operator_log
 from supervisor.agents import AgentRegistry
 from supervisor.artifacts import Artifacts
 from supervisor.clock import Clock
-from supervisor.isolation import Canary
+from supervisor.isolation import Bulletin
 from supervisor.logs import Logs
 from supervisor.nudge import Nudger
 from supervisor.settings import Settings
@@ -53,14 +52,13 @@ class WaitressServer(Protocol):
         """Make it look up from its waiting."""
 
 
-def main(settings_json: str, listener: str, ready: str, started_at: str, canary_json: str) -> None:
+def main(settings_json: str, listener: str, ready: str, started_at: str) -> None:
     """Serve until SIGTERM.
 
     Args:
         settings_json: the settings. listener: number of the listening socket's descriptor.
         ready: number of a descriptor that takes a byte when requests are answered.
         started_at: the server's start, in microseconds since the epoch.
-        canary_json: what came of a sandboxed run at the server's start.
     """
     prctl.die_with_parent(os.getppid())
     # It tells, in a form of its own, of each request that waits for a thread for a moment.
@@ -76,7 +74,7 @@ def main(settings_json: str, listener: str, ready: str, started_at: str, canary_
         nudger=Nudger(settings.data),
         clock=clock,
         started_at=int(started_at),
-        canary=Canary(**json.loads(canary_json)),
+        bulletin=Bulletin(settings.bulletin),
     )
     server = cast(
         WaitressServer,

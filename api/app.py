@@ -10,7 +10,7 @@ from api.security import LocalOnly
 from supervisor.agents import AgentRegistry
 from supervisor.artifacts import Artifacts
 from supervisor.clock import Clock
-from supervisor.isolation import Canary
+from supervisor.isolation import Bulletin
 from supervisor.logs import Logs
 from supervisor.nudge import Nudger
 from supervisor.store import Store
@@ -24,20 +24,20 @@ def create_app(
     nudger: Nudger,
     clock: Clock,
     started_at: int,
-    canary: Canary,
+    bulletin: Bulletin,
 ) -> falcon.App[falcon.Request, falcon.Response]:
     """Return the application.
 
     Args:
-        started_at: the server's start, in microseconds since the epoch. canary: what came of a sandboxed run then.
+        started_at: the server's start, in microseconds since the epoch. bulletin: what is known of sandboxes now.
     """
     app = falcon.App(middleware=[LocalOnly()])
     errors.install(app)
-    app.add_route("/executions/run", ExecutionRun(store, agents, nudger, canary))
+    app.add_route("/executions/run", ExecutionRun(store, agents, nudger, bulletin))
     app.add_route("/executions/{execution_id}", ExecutionItem(store))
     app.add_route("/executions/{execution_id}/cancel", Cancellation(store, nudger))
     app.add_route("/executions/{execution_id}/logs", ExecutionLogs(store, logs))
     app.add_route("/executions/{execution_id}/files", ExecutionFiles(store, artifacts))
     app.add_route("/executions/{execution_id}/files/{name:path}", ExecutionFile(store, artifacts))
-    app.add_route("/admin/health", Health(clock, started_at, canary))
+    app.add_route("/admin/health", Health(store, clock, started_at, bulletin))
     return app

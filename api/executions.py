@@ -10,7 +10,7 @@ from api.errors import InvalidRequest
 from api.schemas import RunRequest, execution_json, input_text, lowered_limits, read_body
 from supervisor.agents import AgentRegistry
 from supervisor.errors import ExecutionUnknown, SandboxUnavailable
-from supervisor.isolation import Canary
+from supervisor.isolation import Bulletin
 from supervisor.logs import STREAMS, Logs, Slice
 from supervisor.models import Execution, Submission, new_execution_id
 from supervisor.nudge import Nudger
@@ -24,17 +24,17 @@ _MAX_LOG_BYTES = 1 << 20
 class ExecutionRun:
     """POST /executions/run"""
 
-    def __init__(self, store: Store, agents: AgentRegistry, nudger: Nudger, canary: Canary) -> None:
+    def __init__(self, store: Store, agents: AgentRegistry, nudger: Nudger, bulletin: Bulletin) -> None:
         self._store = store
         self._agents = agents
-        self._canary = canary
+        self._bulletin = bulletin
         self._nudger = nudger
 
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
         """Record an execution; the answer is sent after it is on disk."""
         body = read_body(request, RunRequest)
         agent = self._agents.find(body.agent_id)
-        refusal = self._canary.refusal(agent.manifest.sandbox.tier)
+        refusal = self._bulletin.canary().refusal(agent.manifest.sandbox.tier)
         if refusal:
             raise SandboxUnavailable(f"cannot run agent {agent.name!r}: {refusal}")
         submission = Submission(

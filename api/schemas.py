@@ -119,6 +119,7 @@ def execution_json(execution: Execution) -> bytes:
         "usage": execution.usage or "null",
         "kill": _with_instant(execution.kill, "verified_empty_at"),
         "isolation": execution.isolation or "null",
+        "unkillable_since": _text(rfc3339(execution.unkillable_since)),
     }
     return ("{" + ", ".join(f'"{name}": {value}' for name, value in fields.items()) + "}").encode()
 

@@ -22,19 +22,21 @@ import collections
 import contextlib
 import os
 import selectors
+import signal
 import socket
 import struct
-import time
+import sys
 
 from runner import profile, protocol, tree
 from runner.inits import Idle, Init, Nursery
 from runner.profile import Profile
 from runner.run import Run
+from runner.sandbox import kernel
 from runner.strays import Strays
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
 # After this long without anything to do, the inits that are too many are dismissed.
@@ -42,8 +44,13 @@ _PAUSE_SECONDS = 1.0
 
 _FIRST_PIPE = protocol.AGENT_ENDS.index("stdout")
 
+_INPUTS = slice(0, _FIRST_PIPE)
+
 # Between two looks at what was told to die.
 _KILL_ROUND_SECONDS = 0.01
+
+# At the end, for what is killed: what outlives that must not keep the next server from starting.
+_LAST_SECONDS = 10.0
 
 _PEER_CREDENTIALS = struct.Struct("3i")
 
@@ -68,6 +75,7 @@ class Launcher:
         self._ended: list[Init] = []
         self._strays = strays
         self._stopping = False
+        self._child_signals = kernel.watch_signal(signal.SIGCHLD)
         self._requests = {protocol.LAUNCH: self._launch, protocol.RELEASE: self._release}
         self._tidings = {
             protocol.FAILED: self._on_failed,
@@ -81,6 +89,7 @@ class Launcher:
     def serve(self) -> None:
         """Serve one supervisor until it goes away; then kill every run."""
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._selector.register(self._child_signals, selectors.EVENT_READ, lambda: os.read(self._child_signals, 4096))
         self._warm_up(profile.DEFAULT)
         while not self._stopping:
             ready = self._selector.select(self._patience())
@@ -118,39 +127,45 @@ class Launcher:
             self._stopping = True
 
     def _launch(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        agent_ends = descriptors[: len(protocol.AGENT_ENDS)]
-        kept = descriptors[len(protocol.AGENT_ENDS) :]
         wanted = Profile(message["tier"], message["network"])
-        run = self._runs[message["run"]] = Run(message["run"], wanted, kept)
-        purpose = None if wanted.tier == profile.TRUSTED else {**message, "do": None, "run": None}
+        run = self._runs[message["run"]] = Run(message["run"], wanted, message["limits"], descriptors)
+        run.purpose = None if wanted.tier == profile.TRUSTED else {**message, "do": None, "run": None}
+        self._place(run, message["shared"])
+
+    def _place(self, run: Run, shared: list[str]) -> None:
+        """Find an init for a run."""
         try:
-            self._nursery.prepare_places(message["shared"])
-            chosen = self._idle[wanted].take(purpose) or self._fork(wanted)
+            self._nursery.prepare_places(shared)
+            chosen = self._idle[run.profile].take(run.purpose) or self._fork(run.profile)
         except OSError as error:
             run.error = error.strerror or str(error)
             self._tell_gone(run)
         else:
-            chosen.run, chosen.purpose, run.init = run, purpose, chosen
+            chosen.run, chosen.purpose, run.init = run, run.purpose, chosen
             handles = [handle for handle in (chosen.pidfd, chosen.kill_switch) if handle is not None]
             self._send({"event": protocol.STARTED, "run": run.name, "pid": chosen.pid}, handles)
-            self._hand_over(run, chosen, message["limits"], agent_ends)
-        finally:
-            protocol.close_all(agent_ends)
+            self._hand_over(run, chosen)
 
-    def _hand_over(self, run: Run, chosen: Init, limits: dict[str, float], agent_ends: list[int]) -> None:
+    def _hand_over(self, run: Run, chosen: Init) -> None:
         """Give a run to its init. One that cannot have it exits, and the run is gone with it."""
         try:
-            for_each = chosen.limit(limits)
+            for descriptor in run.agent_ends[_INPUTS]:
+                # An init that has died may have had them read.
+                os.lseek(descriptor, 0, os.SEEK_SET)
+            for_each = chosen.limit(run.limits)
             if chosen.uid is not None:
                 # An agent that opens its /dev/stdout opens the pipe anew, which only its owner may.
-                for descriptor in agent_ends[_FIRST_PIPE:]:
+                for descriptor in run.agent_ends[_FIRST_PIPE:]:
                     os.fchown(descriptor, chosen.uid, chosen.uid)
-            chosen.channel.send({"limits": for_each}, agent_ends)
+            chosen.channel.send({"limits": for_each}, run.agent_ends)
         except OSError as error:
             run.error = error.strerror or str(error)
             chosen.dismiss()
         except protocol.Disconnected:
-            run.error = "its init has died"
+            pass  # it has died, and is waited for like any child
+        else:
+            if run.profile.tier == profile.TRUSTED:
+                run.close_agent_ends()
 
     def _release(self, message: dict[str, Any], _descriptors: list[int]) -> None:
         run = self._runs.pop(message["run"], None)
@@ -173,9 +188,12 @@ class Launcher:
             idle.add(free)
 
     def _patience(self) -> float | None:
-        if self._strays.expected or self._ended:
-            return _KILL_ROUND_SECONDS
-        return _PAUSE_SECONDS if any(idle.has_surplus for idle in self._idle.values()) else None
+        waits = [self._strays.patience()]
+        if self._ended:
+            waits.append(_KILL_ROUND_SECONDS)
+        if any(idle.has_surplus for idle in self._idle.values()):
+            waits.append(_PAUSE_SECONDS)
+        return min((seconds for seconds in waits if seconds is not None), default=None)
 
     def _send(self, event: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
         assert self._channel is not None
@@ -226,12 +244,12 @@ class Launcher:
         except protocol.Disconnected:
             if speaker.channel in self._selector.get_map():
                 self._selector.unregister(speaker.channel)
-                self._selector.register(speaker.pidfd, selectors.EVENT_READ, lambda: None)
 
     def _on_failed(self, run: Run, message: dict[str, Any]) -> None:
         run.error = message["error"]
 
     def _on_isolated(self, run: Run, message: dict[str, Any]) -> None:
+        run.close_agent_ends()
         self._send(run.isolated(message["layers"]))
 
     def _on_exited(self, run: Run, _message: dict[str, Any]) -> None:
@@ -251,14 +269,14 @@ class Launcher:
 
     def _bury(self) -> None:
         """Wait for every child that has ended: inits that were dismissed or have died, and strays."""
-        for pid in _ended_children():
+        for pid in tree.ended_children():
             self._strays.note_end(pid)
             dead = self._inits.get(pid)
             if dead is None:
                 continue
             self._hear(dead)
             del self._inits[pid]
-            for watched in (dead.channel, dead.pidfd, dead.memory_event):
+            for watched in (dead.channel, dead.memory_event):
                 if watched is not None and watched in self._selector.get_map():
                     self._selector.unregister(watched)
             for idle in self._idle.values():
@@ -282,25 +300,17 @@ class Launcher:
             run.init = None
             return
         run.take_leave()
+        if run.may_begin_again():
+            self._place(run, [])
+            return
         if run.profile.tier == profile.TRUSTED:
             self._strays.expect(run)
             return
         self._tell_gone(run)
 
     def _kill_everything(self) -> None:
-        while tree.has_children():
-            tree.kill(pid for pid in tree.children(os.getpid()) if not self._strays.is_cleaner(pid))
-            time.sleep(_KILL_ROUND_SECONDS)  # noqa: TID251 - killed processes need a moment to end
+        if not tree.end_children(_LAST_SECONDS, self._strays.is_cleaner):
+            print("launcher: processes survive SIGKILL", file=sys.stderr)
+            return
         for dead in (*self._inits.values(), *self._ended):
             self._nursery.bury(dead)
-
-
-def _ended_children() -> Iterator[int]:
-    while True:
-        try:
-            pid, _ = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
-        yield pid

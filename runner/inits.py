@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 
@@ -30,10 +31,6 @@ if TYPE_CHECKING:
 _MOST_IDLE = max(2, os.cpu_count() or 1)
 _MOST_IDLE_WHEN_BUSY = 8 * _MOST_IDLE
 
-# As root, each sandbox has a user of its own on the host, from here on: above those that systemd gives to containers.
-# Source: systemd.io/UIDS-GIDS.
-_FIRST_UID = 1_879_100_000
-
 
 class Init:
     """One init process.
@@ -48,25 +45,40 @@ class Init:
     def __init__(self, pid: int, connection: socket.socket, uid: int | None, group: Group | None) -> None:
         self.pid = pid
         self.channel = protocol.Channel(connection)
-        self.pidfd = os.pidfd_open(pid)
         self.uid = uid
         self.group = group
-        self.memory_event = group.watch_memory() if group else None
-        self.kill_switch = group.open_kill_switch() if group else None
+        self.pidfd = os.pidfd_open(pid)
+        try:
+            self.memory_event = group.watch_memory() if group else None
+            self.kill_switch = group.open_kill_switch() if group else None
+        except OSError:
+            os.close(self.pidfd)
+            raise
         self.out_of_memory = False
         self.run: Run | None = None
         self.purpose: dict[str, Any] | None = None
+
+    def layers_outside(self) -> list[str]:
+        """Return the layers that an agent cannot see from inside."""
+        return self.group.layers if self.group else []
 
     def get_ready(self) -> None:
         """Tell it that a run may come. One that has died meanwhile is noticed when it is waited for."""
         with contextlib.suppress(protocol.Disconnected):
             self.channel.send(protocol.GET_READY)
 
+    def has_died(self) -> bool:
+        """Tell whether it has ended, or is about to: nobody holds the other end of its connection any more."""
+        looking = select.poll()
+        looking.register(self.pidfd, select.POLLIN)
+        looking.register(self.channel, 0)
+        return bool(looking.poll(0))
+
     def dismiss(self) -> None:
         """Tell it to exit."""
         self.channel.hang_up()
 
-    def limit(self, limits: dict[str, float]) -> dict[str, float]:
+    def limit(self, limits: Mapping[str, float]) -> dict[str, float]:
         """Set what its tree may use together; return the limits that are for each of its processes."""
         for_each = {name: amount for name, amount in limits.items() if name != "cpus"}
         if self.group:
@@ -122,16 +134,20 @@ class Idle:
         (self._for_one if ready.purpose else self._for_any).append(ready)
 
     def take(self, purpose: dict[str, Any] | None) -> Init | None:
-        """Return the one that came last, whose memory is the warmest; None if there is none.
+        """Return the one that came last, whose memory is the warmest; None if none lives.
 
         A sandbox is used again for the same purpose only: whatever an agent may have left in it, in a way that nobody
         knows of, no other agent is to find.
         """
         for used in reversed(self._for_one):
-            if used.purpose == purpose:
+            if used.purpose == purpose and not used.has_died():
                 self._for_one.remove(used)
                 return used
-        return self._for_any.pop() if self._for_any else None
+        while self._for_any:
+            last = self._for_any.pop()
+            if not last.has_died():
+                return last
+        return None
 
     def take_surplus(self) -> Init:
         """Return one of those that are too many after a pause."""
@@ -210,27 +226,30 @@ class Nursery:
         if pid == 0:
             self._sandboxes.serve(theirs, wanted)
         # Until it is told to get ready it does nothing, so nothing of it escapes what is set up here.
+        uid = group = None
         try:
-            return Init(pid, ours, self._map_user(pid), self._make_group(pid))
+            uid = self._map_user(pid)
+            if self._groups:
+                group = self._groups.make(pid)
+                group.add(pid)
+            return Init(pid, ours, uid, group)
         except OSError:
-            os.kill(pid, signal.SIGKILL)
+            self._give_up(pid, uid, group)
             raise
+
+    def _give_up(self, pid: int, uid: int | None, group: Group | None) -> None:
+        """Undo a sandbox that cannot be made; a group can be removed only when nothing is in it."""
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        if uid is not None:
+            self._uids_taken.discard(uid)
+        if self._groups and group:
+            self._groups.remove(group)
 
     def _map_user(self, pid: int) -> int | None:
         if os.geteuid() != 0:
             return None
-        uid = next(number for number in range(_FIRST_UID, _FIRST_UID + 100_000) if number not in self._uids_taken)
+        uid = next(number for number in namespaces.OUTSIDE_IDS if number not in self._uids_taken)
         namespaces.map_user(pid, uid, uid)
         self._uids_taken.add(uid)
         return uid
-
-    def _make_group(self, pid: int) -> Group | None:
-        if self._groups is None:
-            return None
-        group = self._groups.make(pid)
-        try:
-            group.add(pid)
-        except OSError:
-            self._groups.remove(group)
-            raise
-        return group

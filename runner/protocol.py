@@ -9,8 +9,9 @@ Requests  {"do": LAUNCH, "run", "tier", "network", "agent": its id, "shared": [p
               host a sandboxed agent sees, read-only; limits: of runner.sandbox.rlimits.LIMITS, and cpus, if it is to
               be held
           {"do": RELEASE, "run"}        forget the run and close what is held for it
-Events    {"event": STARTED, "run", "pid"} + a pidfd of the run's init, and, if its control group has
-              such a thing, a descriptor that kills all of the tree when a "1" is written to it
+Events    {"event": STARTED, "run", "pid"} + a pidfd of the run's init, and, if its control group has such a thing, a
+              descriptor that kills all of the tree when a "1" is written to it; again if that init has died before it
+              could start the agent, and another one has been given the run
           {"event": ISOLATED, "run", "layers", "cpu_file"}   every layer of the sandbox is in effect; the agent starts
               now; cpu_file: path of the file in which the run's control group counts CPU time, or null
           {"event": EXITED, "run"}   the agent has ended, other processes of its tree live
@@ -29,9 +30,10 @@ Inits     the launcher has a number of inits (runner.init), each with a connecti
           "status", "usage"} as above; before that, the process that cannot become the agent {"tell": FAILED, "error"}.
           The process that becomes the agent tells {"tell": AT_WORK, "directory"} + a descriptor of its work directory,
           which the agent itself never has; directory: its path on the host, null if it is in the sandbox alone.
-          That of a sandbox answers {"tell": ISOLATED, "layers"} or {"tell": FAILED, "error"}; at the end, in place of
-          EXITED and GONE, it tells {"tell": ENDED, "status", "usage", "left_behind"} and exits: with it, all of its
-          tree is gone. If the agent was the last of its tree, and it can serve again, it tells GONE and stays
+          That of a sandbox answers {"tell": ISOLATED, "layers", "unset_ceilings": [name...]} or {"tell": FAILED,
+          "error"}; at the end, in place of EXITED and GONE, it tells {"tell": ENDED, "status", "usage", "left_behind"}
+          and exits: with it, all of its tree is gone. If the agent was the last of its tree, and it can serve again, it
+          tells GONE and stays
 
 spec      a file, one JSON object: {"entrypoint": "module:function" or null, "command": [program, argument...] or null,
           "folder", "shared", "disk_bytes", "environment": {name: value}}; exactly one of entrypoint and command is

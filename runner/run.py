@@ -12,19 +12,31 @@ if TYPE_CHECKING:
     from runner.profile import Profile
 
 
+# Whatever kills inits may kill several at once, also such as are given a run meanwhile.
+_CHANCES = 8
+
+
 class Run:
     """One run that is not released yet.
 
     init: None before it has one, and after that has ended. kept: the reading ends of its pipes.
+    limits, agent_ends: what its init is given; the descriptors are held until its agent may have been started: should
+    the init die before, another one can be given the run. chances: how often that may still be done.
+    purpose: see inits.Idle.take().
     work: the descriptor of its work directory, from when it is told until it is passed on with the end.
     directory: path of the work directory, if that is one of the host's. status, usage, left_behind, error: what its
     init has told. counted: see runner.protocol. over: GONE has been told.
     """
 
-    def __init__(self, name: str, profile: Profile, kept: list[int]) -> None:
+    def __init__(self, name: str, profile: Profile, limits: dict[str, float], descriptors: list[int]) -> None:
+        """Args: descriptors: in the order of protocol.DESCRIPTORS; owned by the run from now on."""
         self.name = name
         self.profile = profile
-        self.kept = kept
+        self.limits = limits
+        self.agent_ends = descriptors[: len(protocol.AGENT_ENDS)]
+        self.kept = descriptors[len(protocol.AGENT_ENDS) :]
+        self.chances = _CHANCES
+        self.purpose: dict[str, Any] | None = None
         self.work: list[int] = []
         self.init: Init | None = None
         self.status: int | None = None
@@ -38,6 +50,23 @@ class Run:
     def take_place(self, message: dict[str, Any]) -> None:
         """Note where it works."""
         self.directory = message["directory"]
+
+    def close_agent_ends(self) -> None:
+        """Note that its agent may have been started, or never will be: it is given to no other init."""
+        protocol.close_all(self.agent_ends)
+        self.agent_ends = []
+
+    def may_begin_again(self) -> bool:
+        """Tell, a few times, that its init has ended before the agent was started, and nothing says that none can."""
+        if not self.agent_ends or self.error or self.status is not None or self.counted.get("killed_for_memory"):
+            return False
+        if not self.chances:
+            self.error = "its init has died"
+            return False
+        self.chances -= 1
+        protocol.close_all(self.work)
+        self.work.clear()
+        return True
 
     def take_end(self, message: dict[str, Any]) -> None:
         """Note what the init tells of the end of the agent."""
@@ -74,6 +103,7 @@ class Run:
     def gone(self) -> dict[str, Any]:
         """Return the message that says how it ended. An error is one of the launch only if no agent was started."""
         self.over = True
+        self.close_agent_ends()
         return {
             "event": protocol.GONE,
             "run": self.name,

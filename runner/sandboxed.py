@@ -22,6 +22,7 @@ import contextlib
 import faulthandler
 import os
 import select
+import shlex
 import signal
 import socket
 
@@ -58,6 +59,7 @@ class Sandboxes:
         # Source: user_namespaces(7), "Unmapped user and group IDs".
         self._outside_ids = os.geteuid(), os.getegid()
         self._maps_itself = self._outside_ids[0] != 0
+        self._unset_ceilings: list[str] = []
         self._build_filters(())
         self._filter_of_init = seccomp.build_for_init()
 
@@ -133,7 +135,7 @@ class Sandboxes:
         if self._maps_itself:
             namespaces.map_user("self", *self._outside_ids)
         enter.apply_what_is_inherited()
-        namespaces.lower_ceilings()
+        self._unset_ceilings = namespaces.lower_ceilings()
         kernel.sethostname(_HOST_NAME)
         kernel.forbid_new_capabilities()
         self.skeleton.assemble()
@@ -149,14 +151,17 @@ class Sandboxes:
         self._give_up_everything()
         enter.tell_work_directory(connection, mounts.WORK, None)
         enter.place(descriptors)
-        os.chdir(protocol.AGENT_PLACE)
+        _enter_folder(spec["folder"])
         layers = self._confine(wanted, spec)
         if self._can_serve_again(wanted):
             limits["processes"] -= 1  # the init, which is another user
         rlimits.apply(limits)
         seccomp.load(self._filters[wanted.network])
         layers += attest.attest(self._host, namespaces.shared(wanted.network), mounts.WRITABLE)
-        protocol.send(connection, {"tell": protocol.ISOLATED, "layers": layers})
+        if not self._unset_ceilings:
+            layers.append(namespaces.CEILINGS)
+        told = {"tell": protocol.ISOLATED, "layers": layers, "unset_ceilings": self._unset_ceilings}
+        protocol.send(connection, told)
         enter.start(spec, protocol.AGENT_PLACE, mounts.WORK, "/tmp")
 
     def _confine(self, wanted: Profile, spec: dict[str, Any]) -> list[str]:
@@ -217,6 +222,15 @@ def _take_signals_like_python() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in enter.IGNORED_BY_PYTHON:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _enter_folder(original: str) -> None:
+    """Go to the agent's folder, with the agent's rights. Args: original: its path on the host."""
+    try:
+        os.chdir(protocol.AGENT_PLACE)
+    except PermissionError as error:
+        advice = f"where the server is root, agents are another user of the host: chmod -R o+rX {shlex.quote(original)}"
+        raise OSError(error.errno, f"cannot enter {original}: {error.strerror}; {advice}") from error
 
 
 def _die_with_launcher(connection: socket.socket) -> None:

@@ -7,6 +7,7 @@ cleaners, which remove work directories.
 from __future__ import annotations
 
 import os
+import time
 
 from runner import tree, workdir
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from runner.run import Run
 
 
+# Between two rounds of killing: of what outlives SIGKILL, after a while.
+_ROUND_SECONDS, _STUCK_ROUND_SECONDS = 0.01, 5.0
+_STUCK_SECONDS = 10.0
+
+
 class Strays:
     """The runs whose init was killed, until nothing of them is left."""
 
@@ -24,14 +30,18 @@ class Strays:
         """Args: cleaners: pids of the children that remove work directories already."""
         self._cleaners = cleaners
         self._orphaned: list[Run] = []
+        self._expected_since = 0.0
 
-    @property
-    def expected(self) -> bool:
-        """Whether there may be some now."""
-        return bool(self._orphaned)
+    def patience(self) -> float | None:
+        """Return after how many seconds kill() is to be called again, None while none is expected."""
+        if not self._orphaned:
+            return None
+        is_stuck = time.monotonic() - self._expected_since > _STUCK_SECONDS
+        return _STUCK_ROUND_SECONDS if is_stuck else _ROUND_SECONDS
 
     def expect(self, run: Run) -> None:
         """Note a run whose init was killed."""
+        self._expected_since = time.monotonic()
         self._orphaned.append(run)
 
     def note_end(self, pid: int) -> None:

@@ -1,11 +1,15 @@
-"""The processes below this one, found in /proc; for the launcher, which has nothing but the standard library."""
+"""The processes below this one, found and waited for; for the launcher, which has nothing but the standard library."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+# Between two looks at what was told to die.
+_ROUND_SECONDS = 0.01
 
 
 def children(pid: int) -> list[int]:
@@ -36,8 +40,37 @@ def kill(pids: Iterable[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def has_children() -> bool:
-    """Reap what has ended; tell whether this process still has a child, alive or stopped."""
+def ended_children() -> Iterator[int]:
+    """Wait for every child that has ended, and yield its pid.
+
+    One that was stopped is continued: only an agent does that, to an init that shall not tell of its end.
+    """
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
+            if pid == 0:
+                return
+            if os.WIFSTOPPED(status):
+                os.kill(pid, signal.SIGCONT)
+            else:
+                yield pid
+
+
+def end_children(seconds: float, is_spared: Callable[[int], bool]) -> bool:
+    """Kill all children with all that is below them, until nothing is left; tell whether that was so in time.
+
+    Args: is_spared: tells of a child's pid that it is only waited for.
+    """
+    deadline = time.monotonic() + seconds
+    while _has_children():
+        if time.monotonic() > deadline:
+            return False
+        kill(pid for pid in children(os.getpid()) if not is_spared(pid))
+        time.sleep(_ROUND_SECONDS)  # noqa: TID251 - killed processes need a moment to end
+    return True
+
+
+def _has_children() -> bool:
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             continue

@@ -1,7 +1,10 @@
-"""What is known of this machine's sandboxes; found out by supervisor/machine/canary.py."""
+"""What is known of this machine's sandboxes, found out by supervisor/machine/canary.py, and how the API is told."""
 
+import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Self
 
 
@@ -9,12 +12,14 @@ from typing import Self
 class Canary:
     """What came of a sandboxed run, and what else there is.
 
-    layers: those in effect. error: why there was none, in words; else None. strict_lacks: what the tier "strict" needs
-    and this machine lacks, {need: why} (runner/strict.py). accepted: those needs that the operator does without.
+    layers: those in effect. error: why there was none, in words; else None. unset_ceilings: names in /proc/sys/user of
+    what the sandbox should be kept from having much of, but could not. strict_lacks: what the tier "strict" needs and
+    this machine lacks, {need: why} (runner/strict.py). accepted: those needs that the operator does without.
     """
 
     layers: tuple[str, ...] = ()
     error: str | None = None
+    unset_ceilings: tuple[str, ...] = ()
     strict_lacks: Mapping[str, str] = field(default_factory=dict)
     accepted: tuple[str, ...] = ()
 
@@ -43,3 +48,36 @@ class Canary:
         if tier == "strict" and lacking:
             return "the tier strict needs " + "; ".join(f"{need}: {why}" for need, why in lacking.items())
         return None
+
+    @property
+    def limits(self) -> str:
+        """Return "enforced" if the kernel holds a whole run to its limits, "soft" if only each of its processes."""
+        return "enforced" if "cgroup" in self.layers else "soft"
+
+
+class Bulletin:
+    """A file that the supervisor replaces when it learns something, and that the threads of the API look at."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read: tuple[tuple[int, int, int], Canary] | None = None
+
+    def publish(self, canary: Canary) -> None:
+        """Have every reader find this from now on. Raises OSError."""
+        fresh = self._path.with_suffix(".new")
+        fresh.write_text(json.dumps(asdict(canary)))
+        fresh.replace(self._path)
+
+    def canary(self) -> Canary:
+        """Return what was published last. If that cannot be read there are no sandboxes, for all that is known."""
+        try:
+            status = os.stat(self._path)
+            stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
+            known = self._read
+            if known is None or known[0] != stamp:
+                found = json.loads(self._path.read_text())
+                lists = {name: tuple(found[name]) for name in ("layers", "unset_ceilings", "accepted")}
+                self._read = known = (stamp, Canary(**{**found, **lists}))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return Canary(error=f"cannot read {self._path.name}: {error}")
+        return known[1]

@@ -20,7 +20,7 @@ from supervisor.machine import outcome
 from supervisor.machine.machine import Machine, Message
 from supervisor.machine.reactor import Reactor
 from supervisor.machine.stopper import Reason
-from supervisor.models import Claim, Finished, Log, Origin, Progress
+from supervisor.models import Claim, Finished, Log, Origin, Progress, Unkillable
 from supervisor.scheduler import Slots
 from supervisor.states import Cause
 from supervisor.store import Store, Transaction
@@ -143,6 +143,8 @@ class Loop:
         key = (message.execution_id, message.attempt)
         if isinstance(message, Progress):
             transaction.progress(*key, message.data)
+        elif isinstance(message, Unkillable):
+            transaction.unkillable(*key, message.since)
         elif isinstance(message, Finished):
             try:
                 transaction.end(*key, self._origin, message.outcome)

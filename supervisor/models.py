@@ -156,6 +156,15 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
+class Unkillable:
+    """Some of an attempt's process tree outlives SIGKILL. since: instant in microseconds at which that was said."""
+
+    execution_id: str
+    attempt: int
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """An attempt has ended and nothing of its process tree lives."""
 
@@ -189,6 +198,7 @@ class Execution:
     kill: str | None
     isolation: str | None
     limits: str | None
+    unkillable_since: int | None
 
     @property
     def ended(self) -> bool:

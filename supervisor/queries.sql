@@ -11,7 +11,7 @@ SELECT seq, attempt, :kind, :data, :now FROM executions WHERE id = :id;
 -- name: get_execution
 SELECT e.id, e.agent_id, e.agent_name, e.status, e.priority, e.payload, e.final_result, e.error_log, e.attempt,
        e.created_at, e.started_at, e.completed_at, e.progress, e.termination, a.usage, a.kill, a.isolation,
-       coalesce(a.limits, e.limits)
+       coalesce(a.limits, e.limits), a.unkillable_since
 FROM executions AS e
 LEFT JOIN attempts AS a ON a.execution_seq = e.seq AND a.attempt = e.attempt
 WHERE e.id = :id;
@@ -52,6 +52,11 @@ UPDATE executions SET status = 'CANCEL_REQUESTED' WHERE id = :id AND status = 'R
 UPDATE executions SET progress = :data
 WHERE id = :id AND attempt = :attempt AND status IN ('RUNNING', 'CANCEL_REQUESTED');
 
+-- name: set_unkillable
+UPDATE attempts SET unkillable_since = :since
+WHERE execution_seq = (SELECT seq FROM executions WHERE id = :id)
+  AND attempt = :attempt AND ended_at IS NULL AND unkillable_since IS NULL;
+
 -- name: end_execution
 UPDATE executions
 SET status = :status, completed_at = :now, final_result = :result, error_log = :error_log, termination = :termination
@@ -68,6 +73,12 @@ WHERE execution_seq = (SELECT seq FROM executions WHERE id = :id)
 SELECT id, attempt FROM executions WHERE status IN ('RUNNING', 'CANCEL_REQUESTED') AND status = 'CANCEL_REQUESTED';
 
 -- name: list_live_attempts
-SELECT e.id, e.attempt, a.node, a.boot, a.epoch
+SELECT e.id, e.attempt, a.node, a.boot, a.epoch, a.unkillable_since
 FROM executions AS e JOIN attempts AS a ON a.execution_seq = e.seq AND a.attempt = e.attempt
 WHERE e.status IN ('RUNNING', 'CANCEL_REQUESTED');
+
+-- name: list_unkillable
+SELECT e.id, a.unkillable_since
+FROM executions AS e JOIN attempts AS a ON a.execution_seq = e.seq AND a.attempt = e.attempt
+WHERE e.status IN ('RUNNING', 'CANCEL_REQUESTED') AND a.unkillable_since IS NOT NULL
+ORDER BY a.unkillable_since, e.seq;

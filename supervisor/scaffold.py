@@ -37,8 +37,11 @@ def create(agents: Path, name: str) -> Path:
     folder = agents / name
     try:
         folder.mkdir(parents=True)
-        (folder / "agent.py").write_text(_CODE)
-        (folder / MANIFEST).write_text(_MANIFEST.format(name=name))
+        # Whatever the umask: where the server is root, agents are another user of the host.
+        folder.chmod(0o755)
+        for file, text in (("agent.py", _CODE), (MANIFEST, _MANIFEST.format(name=name))):
+            (folder / file).write_text(text)
+            (folder / file).chmod(0o644)
     except FileExistsError:
         raise ConfigurationError(f"cannot make agent {name!r}: {folder} is there already") from None
     except OSError as error:

@@ -1,6 +1,5 @@
 """The supervisor process: puts the parts together, serves until it is told to stop, and leaves nothing behind."""
 
-import json
 import os
 import resource
 import subprocess
@@ -8,7 +7,6 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import structlog
@@ -19,10 +17,11 @@ from supervisor.agent_digest import AgentDigests
 from supervisor.agents import AgentRegistry
 from supervisor.clock import Clock
 from supervisor.errors import ConfigurationError
-from supervisor.isolation import Canary
+from supervisor.isolation import Bulletin, Canary
+from supervisor.isolation_watch import IsolationWatch
 from supervisor.logs import LogBook
 from supervisor.loop import Loop
-from supervisor.machine.canary import send_canary
+from supervisor.machine.canary import Canaries, send_canary
 from supervisor.machine.collector import Collector
 from supervisor.machine.lock import FileLock
 from supervisor.machine.machine import Machine
@@ -39,6 +38,9 @@ _PREDECESSOR_SECONDS = 15.0
 
 # For the requests under way, which take milliseconds, and for the launcher to see that nothing is left.
 _SERVICES_STOP_SECONDS = 3.0
+
+# The loop has other things to do than to wait for an API process that somebody has stopped in the middle of a write.
+_WRITE_PATIENCE_SECONDS = 1.0
 
 _log = structlog.get_logger()
 
@@ -76,13 +78,14 @@ class Server:
         _allow_many_descriptors()
         self._reactor = Reactor(self._clock)
         with _refusals_explained(settings.data):
-            store = Store(settings.database, self._clock)
+            store = Store(settings.database, self._clock, _WRITE_PATIENCE_SECONDS)
             self._collector = Collector(settings.files, settings.max_files, settings.max_files_bytes, self._reactor)
         self._api = Service("api", self._spawn_api, lambda: None, self._reactor, self._clock)
+        self._canaries = Canaries(settings.strict_without, self._reactor, self._clock)
+        publish = Bulletin(settings.bulletin).publish
+        self._isolation = IsolationWatch(self._canaries.send, publish, self._reactor, self._clock)
         self._machine = self._new_machine()
-        lost = recovery.settle_lost(store, self._clock)
-        if lost:
-            _log.warning("runs of a killed server recorded as lost", executions=lost)
+        _settle_lost(store, self._clock)
         self._loop = Loop(
             store,
             self._machine,
@@ -97,7 +100,10 @@ class Server:
 
     def _new_machine(self) -> Machine:
         data, without = self._settings.data, self._settings.strict_without
-        return Machine(data, self._lock.fileno(), self._our_pids, self._collector, self._reactor, self._clock, without)
+        return Machine(
+            *(data, self._lock.fileno(), self._our_pids, self._collector, self._isolation.doubt),
+            *(self._reactor, self._clock, without),
+        )
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; then stop and record every run. A second signal cuts the grace period.
@@ -108,6 +114,7 @@ class Server:
         on_stop_signal(self._reactor, self._stop)
         with _refusals_explained(self._settings.data):
             self._nudges = NudgeReceiver(self._settings.data)
+            self._isolation.start(self._canary)
         self._reactor.watch(self._nudges, self._on_nudge)
         self._machine.launcher.start()
         self._api.start()
@@ -115,6 +122,8 @@ class Server:
         self._end_services()
 
     def _stop(self) -> None:
+        self._isolation.stop()
+        self._canaries.stop()
         self._api.stop()
         self._loop.shut_down(self._shutdown_grace_seconds)
         self._shutdown_grace_seconds = 0.0
@@ -123,9 +132,13 @@ class Server:
         self._nudges.drain()
         self._loop.look()
 
-    def _our_pids(self) -> set[int]:
+    def _service_pids(self) -> set[int]:
         services = (self._api, self._machine.launcher.service)
         return {service.pid for service in services if service.pid is not None}
+
+    def _our_pids(self) -> set[int]:
+        canary = self._canaries.pid
+        return self._service_pids() | ({canary} if canary else set())
 
     def _spawn_api(self) -> subprocess.Popen[bytes]:
         ready_reader, ready_writer = os.pipe2(os.O_CLOEXEC)
@@ -135,7 +148,6 @@ class Server:
                     *(sys.executable, "-P", "-m", "api"),
                     self._settings.model_dump_json(),
                     *map(str, (self._listener.fileno(), ready_writer, self._started_at)),
-                    json.dumps(asdict(self._canary)),
                 ],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(self._listener.fileno(), ready_writer),
@@ -160,7 +172,7 @@ class Server:
     def _end_services(self) -> None:
         self._machine.launcher.stop()
         deadline = self._clock.monotonic() + _SERVICES_STOP_SECONDS
-        while self._our_pids():
+        while self._service_pids():
             left = deadline - self._clock.monotonic()
             if left <= 0:
                 self._api.kill()
@@ -172,6 +184,12 @@ class Server:
         self._collector.close()
         self._reactor.close()
         self._lock.close()
+
+
+def _settle_lost(store: Store, clock: Clock) -> None:
+    lost = recovery.settle_lost(store, clock)
+    if lost:
+        _log.warning("runs of a killed server recorded as lost", executions=lost)
 
 
 def _check_isolation(settings: Settings) -> Canary:

@@ -92,6 +92,10 @@ class Settings(BaseSettings):
         return self.data / "logs"
 
     @property
+    def bulletin(self) -> Path:
+        return self.data / "isolation.json"
+
+    @property
     def files(self) -> Path:
         return self.data / "files"
 

@@ -19,6 +19,9 @@ from supervisor.verdict import verdict
 
 _QUERIES = database.load_queries()
 
+# A write takes milliseconds; who takes longer was stopped, or has a very busy disk.
+_PATIENCE_SECONDS = 5.0
+
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -96,6 +99,11 @@ class Transaction:
         if self._execute("set_progress", id=execution_id, attempt=attempt, data=data).rowcount:
             self._log(execution_id, "progress", data)
 
+    def unkillable(self, execution_id: str, attempt: int, since: int) -> None:
+        """Record, once, that the live attempt outlives SIGKILL. since: instant in microseconds."""
+        if self._execute("set_unkillable", id=execution_id, attempt=attempt, since=since).rowcount:
+            self._log(execution_id, "unkillable", f'{{"since":{since}}}')
+
     def end(self, execution_id: str, attempt: int, origin: Origin, outcome: Outcome) -> Status:
         """Record the one end of an attempt and of its execution.
 
@@ -129,10 +137,10 @@ class Transaction:
         """Return (execution id, attempt) of all that are to be stopped."""
         return [(row["id"], row["attempt"]) for row in self._execute("list_cancel_requested")]
 
-    def live_attempts(self) -> list[tuple[str, int, Origin]]:
-        """Return (execution id, attempt, origin) of all that are running or being stopped."""
+    def live_attempts(self) -> list[tuple[str, int, Origin, int | None]]:
+        """Return (execution id, attempt, origin, unkillable since) of all that are running or being stopped."""
         return [
-            (row["id"], row["attempt"], Origin(row["node"], row["boot"], row["epoch"]))
+            (row["id"], row["attempt"], Origin(row["node"], row["boot"], row["epoch"]), row["unkillable_since"])
             for row in self._execute("list_live_attempts")
         ]
 
@@ -179,16 +187,18 @@ class Transaction:
 class Store:
     """The database of one data directory; its methods may be called from any thread."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, patience_seconds: float = _PATIENCE_SECONDS) -> None:
         """Open the file, creating it or bringing it up to date.
 
+        Args:
+            patience_seconds: how long a write waits for that of another process.
         Raises:
             ConfigurationError: see database.open_current.
         """
         self._path = path
         self._clock = clock
         self._writer = database.open_current(path, clock.now())
-        self._turns = Turns(path.with_suffix(".turns"))
+        self._turns = Turns(path.with_suffix(".turns"), patience_seconds)
         self._threads = threading.local()
         self._group = GroupCommit(self.transaction)
 
@@ -208,7 +218,7 @@ class Store:
                 finally:
                     if self._writer.in_transaction:
                         self._writer.execute("ROLLBACK")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, TimeoutError) as error:
             raise StoreError(f"cannot write to the database: {error}") from error
 
     def enqueue(self, submission: Submission) -> None:
@@ -221,14 +231,15 @@ class Store:
 
     def get(self, execution_id: str) -> Execution:
         """Return an execution as it was last committed. Raises ExecutionUnknown, StoreError."""
-        try:
-            row = self._reader().execute(_QUERIES["get_execution"], {"id": execution_id}).fetchone()
-        except sqlite3.Error as error:
-            raise StoreError(f"cannot read from the database: {error}") from error
+        row = next(iter(self._read("get_execution", id=execution_id)), None)
         if row is None:
             raise ExecutionUnknown(f"cannot find execution {execution_id!r}: there is none")
         identifier, agent_id, agent_name, status, *rest = row
         return Execution(identifier, agent_id, agent_name, Status(status), *rest)
+
+    def unkillable(self) -> list[tuple[str, int]]:
+        """Return (execution id, since when) of all that are live and outlive SIGKILL. Raises StoreError."""
+        return [(row["id"], row["unkillable_since"]) for row in self._read("list_unkillable")]
 
     def close(self) -> None:
         """Close the writing connection and the calling thread's reading one; the others go with their threads."""
@@ -236,6 +247,12 @@ class Store:
         if hasattr(self._threads, "connection"):
             self._threads.connection.close()
         self._turns.close()
+
+    def _read(self, query: str, **values: str) -> list[sqlite3.Row]:
+        try:
+            return self._reader().execute(_QUERIES[query], values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot read from the database: {error}") from error
 
     def _reader(self) -> sqlite3.Connection:
         """Return the calling thread's own connection: with WAL a reader never waits for a writer."""

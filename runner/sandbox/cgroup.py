@@ -73,34 +73,69 @@ def find(server_pids: Callable[[], set[int]]) -> Groups | None:
     Args:
         server_pids: tells which processes may be moved: the server's own.
     """
-    own = own_groups(read("/proc/self/cgroup"))
-    mounted = mounted_hierarchies(read("/proc/self/mountinfo"))
-    folder = _unified(own, mounted)
-    given = _delegate(folder, server_pids) if folder else ()
-    if folder and given:
-        return _usable(Groups(GroupV2, dict.fromkeys(given, folder)))
-    if os.geteuid() == 0 and all(name in own and name in mounted for name in _CONTROLLERS):
-        places = {
-            name: mounted[name] + own[name] for name in (*_CONTROLLERS, *_OPTIONAL) if name in own and name in mounted
-        }
+    folders = _here()
+    given = _delegate(folders[""], server_pids) if "" in folders else ()
+    if given:
+        return _usable(Groups(GroupV2, dict.fromkeys(given, folders[""])))
+    if _objection_to_version_1(folders) is None:
+        places = {name: folders[name] for name in (*_CONTROLLERS, *_OPTIONAL) if name in folders}
         return _usable(Groups(GroupV1, places))
     return None
 
 
-def offers_v2(server_pids: Callable[[], set[int]]) -> bool:
-    """Tell whether find() would find version 2, without any change. Args: server_pids: as there."""
-    folder = _unified(own_groups(read("/proc/self/cgroup")), mounted_hierarchies(read("/proc/self/mountinfo")))
+def explain(server_pids: Callable[[], set[int]]) -> tuple[int | None, str | None]:
+    """Return (version that find() would use, None), or (None, why it would find nothing); changes nothing."""
+    folders = _here()
+    objections = {2: _objection(folders, server_pids()), 1: _objection_to_version_1(folders)}
+    for version, objection in objections.items():
+        if objection is None:
+            return version, None
+    return None, "; ".join(f"version {version}: {objection}" for version, objection in objections.items())
+
+
+def server_folders(table: str, mounts: str) -> dict[str, str]:
+    """Return {controller, "" for version 2: folder of the server's own group}.
+
+    A process of the server that was moved to its leaf belongs to the group above. Args: see the next two functions.
+    """
+    mounted = mounted_hierarchies(mounts)
+    folders = {name: mounted[name] + path for name, path in own_groups(table).items() if name in mounted}
+    return {name: folder.removesuffix(f"/{_SERVER_LEAF}") for name, folder in folders.items()}
+
+
+def _here() -> dict[str, str]:
+    return server_folders(read("/proc/self/cgroup"), read("/proc/self/mountinfo"))
+
+
+def _objection(folders: Mapping[str, str], server_pids: set[int]) -> str | None:
+    """Return why the controllers of our group in version 2 cannot be given to groups below it, None if they can.
+
+    They can only if the group is ours alone: other people's processes are not moved.
+    """
+    if "" not in folders:
+        return "it is not there"
+    folder = folders[""]
     try:
-        return folder is not None and _is_fit(folder) and not _strangers(folder, server_pids)
-    except OSError:
-        return False
+        given = read(f"{folder}/cgroup.controllers").split()
+        members = _members(folder)
+    except OSError as error:
+        return f"cannot read {folder}: {error.strerror}"
+    missing = [name for name in _CONTROLLERS if name not in given]
+    if missing:
+        return f"{folder} does not have the controllers {', '.join(missing)}"
+    if not os.access(folder, os.W_OK):
+        return f"{folder} is not delegated to this user"
+    others = len(members - server_pids)
+    return f"in {folder} are {others} other processes" if others else None
 
 
-def _unified(own: Mapping[str, str], mounted: Mapping[str, str]) -> str | None:
-    """Return the folder of the server's group of version 2. Who starts later finds itself in the leaf already."""
-    if "" not in own or "" not in mounted:
-        return None
-    return (mounted[""] + own[""]).removesuffix(f"/{_SERVER_LEAF}")
+def _objection_to_version_1(folders: Mapping[str, str]) -> str | None:
+    if not set(_CONTROLLERS) <= folders.keys():
+        return "it is not there"
+    if os.geteuid() != 0:
+        return "it is only for root"
+    closed = [folders[name] for name in _CONTROLLERS if not os.access(folders[name], os.W_OK)]
+    return f"cannot write to {closed[0]}" if closed else None
 
 
 def _usable(groups: Groups) -> Groups | None:

@@ -7,6 +7,7 @@ import ctypes
 import os
 import platform
 import signal
+import sys
 
 _ARCHITECTURE = platform.machine()
 
@@ -18,6 +19,9 @@ _AT_RECURSIVE = 0x8000
 _MNT_DETACH = 2
 _PR_CAPBSET_DROP = 24
 _CAPABILITY_VERSION_3 = 0x20080522
+
+# sizeof(sigset_t) of the C library; on 64 bits its first word has all that is asked for here.
+_SIGNAL_SET_BYTES = 128
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _locked = ctypes.PyDLL(None, use_errno=True)
@@ -104,11 +108,23 @@ def read(path: str) -> str:
 
 def write(path: str, text: str) -> None:
     """Write to a file of the kernel's, which takes all in one call or refuses it. Raises OSError."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.write(descriptor, text.encode())
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, text.encode())
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write to {path}: {error.strerror}") from error
+
+
+def watch_signal(number: int) -> int:
+    """Block a signal in this thread; return a descriptor that is readable when it has come. Source: signalfd(2)."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+    mask = (1 << (number - 1)).to_bytes(_SIGNAL_SET_BYTES, sys.byteorder)
+    found = int(_libc.signalfd(-1, mask, os.O_CLOEXEC | os.O_NONBLOCK))
+    _check(found, f"cannot watch signal {number}")
+    return found
 
 
 def sethostname(name: str) -> None:

@@ -31,6 +31,13 @@ OF_ONE_RUN = FLAGS["mnt"] | FLAGS["ipc"]
 # Who the agent is inside. Not 0, which would regain the namespace's capabilities on exec. Source: capabilities(7).
 INSIDE_ID = 1000
 
+# As root, each sandbox has a user of its own on the host, one of these: above those that systemd gives to containers.
+# Source: systemd.io/UIDS-GIDS.
+OUTSIDE_IDS = range(1_879_100_000, 1_879_200_000)
+
+# The layer that the next ones make.
+CEILINGS = "ceilings"
+
 # Ceilings of what the kernel counts by user: none of what the sandbox has no use for, and little of what it shares with
 # the server where both have the same user. Source: namespaces(7), inotify(7).
 _CEILINGS = {

@@ -55,7 +55,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     """Tell whether this machine can isolate agents, and what to change if not; exit code 1 if it cannot."""
     report = examine()
     if as_json:
-        print(json.dumps(asdict(report), indent=2))
+        print(json.dumps({"healthy": report.healthy, **asdict(report)}, indent=2))
     else:
         _print_report(report)
     if not report.healthy:
@@ -104,16 +104,19 @@ def new_agent(
 
 def _print_report(report: Report) -> None:
     for check in report.checks:
-        print(f"{'ok' if check.advice is None else 'BAD':3}  {check.name}: {check.found}")
+        print(f"{report.grade(check):4}  {check.name}: {check.found}")
         if check.advice:
-            print(f"     {check.advice}")
+            print(f"      {check.advice}")
+    canary = report.canary
     # What only the tier "strict" needs is nothing that is wrong with a machine.
-    for need, why in report.canary.strict_lacks.items():
-        print(f"--   The tier strict lacks {need}: {why}")
+    for need, why in canary.strict_lacks.items():
+        print(f"--    The tier strict lacks {need}: {why}")
     if not report.healthy:
-        print(f"BAD  A sandboxed run failed: {report.canary.error}")
-    else:
-        print(f"ok   A sandboxed run had every layer: {', '.join(report.canary.layers)}")
+        print(f"BAD   A sandboxed run failed: {canary.error}")
+        return
+    if canary.unset_ceilings:
+        print(f"note  Ceilings that could not be set: {', '.join(canary.unset_ceilings)}")
+    print(f"ok    A sandboxed run, with {canary.limits} limits, had these layers: {', '.join(canary.layers)}")
 
 
 def _say_ready(url: str, settings: Settings) -> None:

@@ -16,8 +16,8 @@ OF_ALL = ("session", "descriptors", "environment", "rlimits", "no_new_privs")
 # is not started.
 WANTED = {
     profile.TRUSTED: (),
-    profile.SANDBOXED: ("net_namespace", CGROUP),
-    profile.STRICT: ("own_uid", "landlock", "landlock_tcp", "landlock_scopes", CGROUP, "cgroup_v2"),
+    profile.SANDBOXED: ("net_namespace", "ceilings", CGROUP),
+    profile.STRICT: ("ceilings", "own_uid", "landlock", "landlock_tcp", "landlock_scopes", CGROUP, "cgroup_v2"),
 }
 
 

@@ -19,21 +19,17 @@ from supervisor.machine.collector import Collector
 from supervisor.machine.cpu_watch import CpuWatch
 from supervisor.machine.launcher import Launcher
 from supervisor.machine.memory_watch import MemoryWatch
-from supervisor.machine.process_tree import AdoptedProcesses
 from supervisor.machine.progress import ProgressGate
 from supervisor.machine.reactor import Reactor
 from supervisor.machine.run import Run
 from supervisor.machine.spec import launch_request, run_spec
-from supervisor.machine.stopper import Reason, Stopper
-from supervisor.models import Claim, Finished, Log, Progress, Usage
+from supervisor.machine.stopper import STUCK_SECONDS, Reason, Stopper
+from supervisor.machine.sweeper import Sweeper
+from supervisor.models import Claim, Finished, Log, Progress, Unkillable, Usage
 from supervisor.states import Cause
 
-Message = Progress | Log | Finished
+Message = Progress | Log | Unkillable | Finished
 
-# A tree that lives this long after the first SIGKILL is in the kernel's hands (an uninterruptible sleep).
-_STUCK_SECONDS = 10.0
-
-_SWEEP_SECONDS = 0.01
 
 _log = structlog.get_logger()
 
@@ -47,6 +43,7 @@ class Machine:
         lock: int,
         our_pids: Callable[[], set[int]],
         collector: Collector,
+        on_no_sandbox: Callable[[], None],
         reactor: Reactor,
         clock: Clock,
         accepted: Sequence[str] = (),
@@ -57,15 +54,15 @@ class Machine:
             data, lock, accepted: see Launcher.
             our_pids: the server's own processes, which are never taken for left-overs of a run.
             collector: is given what each run leaves.
+            on_no_sandbox: called for each run that could not have its sandbox.
         """
-        self._our_pids = our_pids
         self._collector = collector
+        self._on_no_sandbox = on_no_sandbox
         self._reactor = reactor
         self._clock = clock
         self._runs: dict[tuple[str, int], Run] = {}
-        self._lost: list[Run] = []
         self._messages: list[Message] = []
-        self._adopted = AdoptedProcesses()
+        self._sweeper = Sweeper(our_pids, self._on_swept, self._on_stuck, reactor, clock)
         self._memory_watch = MemoryWatch(reactor, clock)
         self._events = {
             protocol.STARTED: self._on_started,
@@ -142,9 +139,12 @@ class Machine:
         self._events[event["event"]](run, event, descriptors)
 
     def _on_started(self, run: Run, event: dict[str, Any], descriptors: list[int]) -> None:
-        run.pid = event["pid"]
-        run.pidfd, *run.kill_switches = descriptors
-        if run.tier == profile.TRUSTED:
+        """It has an init; another one if the first has died before the agent was started."""
+        if run.stopper:
+            run.stopper.end()
+            run.stopper = None
+        run.be_at(event["pid"], *descriptors)
+        if run.tier == profile.TRUSTED and not run.cpu_watch:
             self._watch_limits(run, cpu_file=None)
         if run.stop_reason:
             self._begin_ladder(run)
@@ -168,19 +168,13 @@ class Machine:
 
     def _on_launcher_death(self) -> None:
         """The kernel has killed each run's init and agent; what they left behind is ours now, and is killed first."""
-        self._lost += self._runs.values()
-        for run in self._lost:
+        for run in self._runs.values():
             if run.stopper:
                 run.stopper.end()
-        self._sweep()
+        self._sweeper.take(list(self._runs.values()))
 
-    def _sweep(self) -> None:
-        if self._adopted.kill(self._our_pids()):
-            self._reactor.call_at(self._clock.monotonic() + _SWEEP_SECONDS, self._sweep)
-            return
-        lost, self._lost = self._lost, []
-        for run in lost:
-            self._finish(run, Usage(self._wall_seconds(run)), lost=True)
+    def _on_swept(self, run: Run) -> None:
+        self._finish(run, Usage(self._wall_seconds(run)), lost=True)
 
     # -- what the agent says -----------------------------------------------------------------------------------------
 
@@ -260,19 +254,24 @@ class Machine:
         tree = run.tree()
         if tree:
             run.stopper = Stopper(tree, self._reactor, self._clock, partial(self._on_stuck, run))
+        elif not run.patience:
+            due = self._clock.monotonic() + STUCK_SECONDS
+            run.patience = self._reactor.call_at(due, partial(self._on_stuck, run))
         return run.stopper
 
-    def _on_stuck(self, run: Run, seconds: float) -> None:
-        if seconds > _STUCK_SECONDS:
-            _log.error("processes survive SIGKILL", run=run.name, seconds=round(seconds, 1))
+    def _on_stuck(self, run: Run) -> None:
+        """It cannot be killed now. It stays live and keeps its slot until it is gone."""
+        _log.error("processes survive SIGKILL", run=run.name)
+        self._messages.append(Unkillable(run.claim.execution_id, run.claim.attempt, self._clock.now()))
 
     def _finish(
         self, run: Run, usage: Usage, status: int | None = None, launch_error: str | None = None, lost: bool = False
     ) -> None:
         if run.stopper:
             run.stopper.end()
-        if run.deadline:
-            run.deadline.cancel()
+        for timer in (run.deadline, run.patience):
+            if timer:
+                timer.cancel()
         if run.cpu_watch:
             run.cpu_watch.end()
         self._memory_watch.end(run.name)
@@ -305,7 +304,10 @@ class Machine:
         )
         run.close()
         del self._runs[run.claim.execution_id, run.claim.attempt]
-        finished = Finished(run.claim.execution_id, run.claim.attempt, outcome.decide(seen))
+        ended = outcome.decide(seen)
+        if ended.termination.code is Cause.SANDBOX_UNAVAILABLE:
+            self._on_no_sandbox()
+        finished = Finished(run.claim.execution_id, run.claim.attempt, ended)
         # An execution that has ended has its files.
         self._collector.collect(run.work, finished.execution_id, finished.attempt, partial(self._tell, finished))
 

@@ -55,6 +55,7 @@ class Run:
         self.work: int | None = None
         self.kill_switches: list[int] = []
         self.deadline: Timer | None = None
+        self.patience: Timer | None = None
         self.stop_reason: Reason | None = None
         self.stop_grace_seconds = 0.0
         self.stopper: Stopper | None = None
@@ -114,6 +115,11 @@ class Run:
         self.stderr_tail += data
         del self.stderr_tail[:-_STDERR_TAIL_BYTES]
 
+    def be_at(self, pid: int, pidfd: int, *kill_switches: int) -> None:
+        """Take the init that it has now. Args: pidfd, kill_switches: see STARTED; owned by the run from now on."""
+        self._let_go_of_init()
+        self.pid, self.pidfd, self.kill_switches = pid, pidfd, list(kill_switches)
+
     def tree(self) -> ProcessTree | None:
         """Return its processes; None when it has not started or its init has ended.
 
@@ -128,11 +134,19 @@ class Run:
             return None
         return None if _is_readable(self.pidfd) else tree
 
+    def namespace_is_gone(self) -> bool:
+        """Tell whether nothing of it can live because process 1 of its namespace has ended; see NamespaceTree."""
+        return self.tier != TRUSTED and self.pidfd >= 0 and _is_readable(self.pidfd)
+
     def close(self) -> None:
         """Close every descriptor."""
         self.hand_over()
-        close_all((*self.readers.values(), *self.kill_switches))
+        close_all(self.readers.values())
         self.readers.clear()
+        self._let_go_of_init()
+
+    def _let_go_of_init(self) -> None:
+        close_all(self.kill_switches)
         self.kill_switches = []
         if self.pidfd >= 0:
             os.close(self.pidfd)

@@ -17,6 +17,11 @@ _LONGEST_ROUND_SECONDS = 0.25
 # it is tried often. After so long it is the init that was tampered with.
 _HUNT_SECONDS = 5.0
 
+# A tree that lives this long after the first SIGKILL is in the kernel's hands: an uninterruptible sleep, a frozen
+# group. It dies of the signals that it has when the kernel lets go of it, so now and then is often enough.
+STUCK_SECONDS = 10.0
+STUCK_ROUND_SECONDS = 5.0
+
 
 @dataclass(frozen=True)
 class Reason:
@@ -32,8 +37,8 @@ class Reason:
 class Stopper:
     """Takes one process tree down the ladder. Its end is told by the launcher: the init exits when all are gone."""
 
-    def __init__(self, tree: ProcessTree, reactor: Reactor, clock: Clock, on_stuck: Callable[[float], None]) -> None:
-        """Args: on_stuck: called with the seconds since the first SIGKILL each time the longest round has passed."""
+    def __init__(self, tree: ProcessTree, reactor: Reactor, clock: Clock, on_stuck: Callable[[], None]) -> None:
+        """Args: on_stuck: called once, if the tree outlives SIGKILL; the killing goes on."""
         self._tree = tree
         self._reactor = reactor
         self._clock = clock
@@ -42,6 +47,7 @@ class Stopper:
         self._kill_at = 0.0
         self._kill_began: float | None = None
         self._round = _FIRST_ROUND_SECONDS
+        self._stuck = False
         self._signaled = 0
         self._timer: Timer | None = None
 
@@ -66,17 +72,22 @@ class Stopper:
         self._kill_began = self._kill_began or look_began
         found = self._tree.kill()
         now = self._clock.monotonic()
-        hunting = not found and now - self._kill_began <= _HUNT_SECONDS
+        lasted = now - self._kill_began
+        hunting = not found and lasted <= _HUNT_SECONDS
         # A hunt leaves the loop as much time for the other runs as it takes itself.
-        pause = max(_FIRST_ROUND_SECONDS, now - look_began) if hunting else self._round
+        pause = max(_FIRST_ROUND_SECONDS, now - look_began) if hunting else self._next_round(lasted)
         self._timer = self._reactor.call_at(now + pause, self.kill)
-        if hunting:
-            return
-        if not found:
+        if not found and not hunting:
             self._tree.kill_root()
-        self._round = min(self._round * 2, _LONGEST_ROUND_SECONDS)
-        if self._round == _LONGEST_ROUND_SECONDS:
-            self._on_stuck(now - self._kill_began)
+        if lasted >= STUCK_SECONDS and not self._stuck:
+            self._stuck = True
+            self._on_stuck()
+
+    def _next_round(self, lasted: float) -> float:
+        if lasted >= STUCK_SECONDS:
+            return STUCK_ROUND_SECONDS
+        pause, self._round = self._round, min(self._round * 2, _LONGEST_ROUND_SECONDS)
+        return pause
 
     def end(self) -> None:
         """Nothing lives any more, or somebody else takes over: no further round."""

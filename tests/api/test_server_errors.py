@@ -11,7 +11,7 @@ from api.app import create_app
 from supervisor import database
 from supervisor.agents import AgentRegistry, Policy
 from supervisor.artifacts import Artifacts
-from supervisor.isolation import Canary
+from supervisor.isolation import Bulletin, Canary
 from supervisor.logs import Logs, attempt_folder
 from supervisor.nudge import Nudger, NudgeReceiver
 from supervisor.store import Store
@@ -29,6 +29,8 @@ def client(tmp_path: Path) -> Iterator[TestClient]:
         closing(NudgeReceiver(tmp_path)),
         closing(Nudger(tmp_path)) as nudger,
     ):
+        bulletin = Bulletin(tmp_path / "isolation.json")
+        bulletin.publish(Canary(("seccomp",)))
         app = create_app(
             store,
             AgentRegistry(AGENTS, Policy()),
@@ -37,7 +39,7 @@ def client(tmp_path: Path) -> Iterator[TestClient]:
             nudger,
             clock,
             clock.now(),
-            Canary(("seccomp",)),
+            bulletin,
         )
         yield TestClient(app, headers={"Host": "localhost", "Content-Type": "application/json"})
 
@@ -65,6 +67,9 @@ def test_database_that_fails_is_503_and_worth_another_try(
 ) -> None:
     with closing(database.connect(tmp_path / "corral.db")) as sql:
         sql.execute("ALTER TABLE executions RENAME TO elsewhere")
+    assert client.simulate_get("/admin/health").json["alerts"] == [
+        {"kind": "database", "reason": "cannot read from the database: no such table: executions"}
+    ]
     answer = {
         "submit": lambda: submit(client),
         "get": lambda: client.simulate_get(f"/executions/{execution_id}"),

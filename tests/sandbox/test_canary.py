@@ -5,26 +5,32 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from runner import canary
-from supervisor.machine.canary import send_canary
+from runner import canary, tree
+from runner.sandbox import cgroup
+from supervisor.clock import Clock
+from supervisor.isolation import Canary
+from supervisor.machine.canary import Canaries, send_canary
+from supervisor.machine.reactor import Reactor
 from tests.helpers import without_sandboxes
 from tests.helpers.command import ROOT
+from tests.helpers.control_groups import groups_of
 from tests.helpers.server import RunningServer
 from tests.helpers.wait import patience
 
 LAYERS = {f"{name}_namespace" for name in ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup")} | {
-    *("no_capabilities", "no_new_privs", "seccomp", "read_only_root")
+    *("no_capabilities", "no_new_privs", "seccomp", "read_only_root", "ceilings")
 }
 
 
 def test_canary_finds_every_layer_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     found = send_canary()
-    assert (set(found.layers), found.error) == (LAYERS, None)
+    assert (set(found.layers) - {"cgroup"}, found.error, found.unset_ceilings) == (LAYERS, None, ())
     assert found.healthy
     assert os.listdir(tmp_path) == []
 
@@ -56,16 +62,62 @@ def test_canary_of_an_ordinary_user_finds_every_layer(host_folder: Path) -> None
     assert set(json.loads(done.stdout).get("layers", ())) == LAYERS, done.stdout
 
 
-def test_health_tells_what_the_canary_found(server: RunningServer) -> None:
+def test_canary_has_a_control_group_where_there_are_any_and_removes_it(tmp_path: Path) -> None:
+    version, _ = cgroup.explain(lambda: tree.family(os.getpid()))
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", canary.__file__, str(tmp_path / "canary")], stdout=subprocess.PIPE
+    ) as process:
+        told, _ = process.communicate(timeout=30)
+    assert ("cgroup" in json.loads(told)["layers"]) is bool(version)
+    assert not groups_of(process.pid)
+
+
+def test_canary_that_nobody_waits_for_tells_when_it_has_landed() -> None:
+    clock = Clock()
+    landed: list[Canary] = []
+    with closing(Reactor(clock)) as reactor:
+        canaries = Canaries((), reactor, clock)
+        canaries.send(landed.append)
+        assert canaries.pid
+        while not landed:
+            reactor.wait()
+        assert canaries.pid is None
+    assert landed[0].healthy
+
+
+def test_canary_that_is_stopped_tells_nothing_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    clock = Clock()
+    landed: list[Canary] = []
+    with closing(Reactor(clock)) as reactor:
+        canaries = Canaries((), reactor, clock)
+        canaries.send(landed.append)
+        canaries.stop()
+        canaries.stop()
+        reactor.wait(0)
+    assert (landed, canaries.pid, os.listdir(tmp_path)) == ([], None, [])
+
+
+def test_health_tells_what_runs_really_get(server: RunningServer) -> None:
     isolation = server.http.get("/admin/health").json()["isolation"]
-    assert set(isolation.pop("effective")) == LAYERS
+    effective = set(isolation.pop("effective"))
+    assert effective - {"cgroup"} == LAYERS
+    of_run = server.run("ok")["isolation"]
+    assert effective <= set(of_run["effective"])
+    assert effective & {"cgroup", "ceilings"} == set(of_run["effective"]) & {"cgroup", "ceilings"}
+    limits = "enforced" if "cgroup" in effective else "soft"
     strict_lacks = dict(send_canary().strict_lacks)
-    assert isolation == {"tier": "sandboxed", "degraded": [], "reasons": [], "strict_lacks": strict_lacks}
+    assert isolation == {
+        **{"tier": "sandboxed", "limits": limits, "degraded": [], "reasons": []},
+        "strict_lacks": strict_lacks,
+    }
 
 
 SCRIPT = """
 import json, sys
-from runner import canary
+from runner import canary, tree
 canary._CODE = sys.argv[2]
 print(json.dumps(canary.try_sandbox(sys.argv[1])))
 """

@@ -258,3 +258,19 @@ def test_command_runs_in_a_sandbox(strict: RunningServer, command: str, code: st
     shutil.rmtree(folder)
     assert execution["final_result"] == {"host": "sandbox"}, execution["error_log"]
     assert execution["isolation"]["tier"] == "sandboxed"
+
+
+# -- the agent's own folder --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only where the server is root are agents another user")
+def test_folder_that_agents_may_not_enter_is_named_with_what_to_do(strict: RunningServer) -> None:
+    folder = write_agent(strict.agents, "closed folder", f'name = "closed"\n{PYTHON}', OK)
+    folder.chmod(0o700)
+    execution = strict.run("closed")
+    assert execution["status"] == "FAILED"
+    message = execution["termination"]["message"]
+    assert f"cannot enter {folder}: Permission denied" in message
+    assert f"chmod -R o+rX '{folder}'" in message
+    subprocess.run(["chmod", "-R", "o+rX", folder], check=True)
+    assert strict.run("closed")["status"] == "COMPLETED"

@@ -311,3 +311,43 @@ def test_end_of_a_sandbox_is_made_by_its_group_too(made: tuple[cgroup.Groups, Gr
         NamespaceTree(init.pid, [switch]).kill_root()
         os.close(switch)
         assert [init.wait(), member.wait()] == [-signal.SIGKILL] * 2
+
+
+def test_process_in_the_leaf_of_the_server_belongs_to_the_group_above() -> None:
+    for leaf in ("", "/corral-server"):
+        table = f"5:memory:/a\n0::/system.slice/corral.service{leaf}\n"
+        assert cgroup.server_folders(table, UNIFIED) == {"": "/sys/fs/cgroup/system.slice/corral.service"}
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Path:
+    """What looks like a group of version 2 that is delegated to us and has us alone."""
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
+    (tmp_path / "cgroup.procs").write_text(f"{os.getpid()}\n")
+    return tmp_path
+
+
+def objection(group: Path) -> str | None:
+    return cgroup._objection({"": str(group)}, {os.getpid()})
+
+
+def test_group_that_is_ours_alone_can_be_used(group: Path) -> None:
+    assert objection(group) is None
+    (group / "cgroup.procs").write_text("")
+    assert objection(group) is None
+
+
+def test_group_that_cannot_be_used_says_why(group: Path) -> None:
+    (group / "cgroup.procs").write_text(f"{os.getpid()}\n1\n2\n")
+    assert objection(group) == f"in {group} are 2 other processes"
+    (group / "cgroup.controllers").write_text("cpu memory\n")
+    assert objection(group) == f"{group} does not have the controllers pids"
+    (group / "cgroup.procs").unlink()
+    assert objection(group) == f"cannot read {group}: No such file or directory"
+    assert cgroup._objection({}, {os.getpid()}) == "it is not there"
+
+
+def test_group_is_not_touched_by_who_only_wants_to_know() -> None:
+    version, why = cgroup.explain(lambda: {os.getpid()})
+    assert (version is None) is (why is not None)
+    assert not any(Path(folder, "corral-server").exists() for folder in cgroup._here().values())

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,3 +87,62 @@ def test_machine_is_healthy_only_if_the_canary_told_its_layers_and_no_error(cana
     assert canary.healthy is healthy
     advice = Check("kernel", "1.0", "use a newer one")
     assert Report(canary, (advice,)).healthy is healthy
+
+
+def test_what_is_amiss_is_bad_only_where_there_is_no_sandbox_and_it_can_be_the_reason() -> None:
+    sound, needed, useful = Check("a", "b"), Check("a", "b", "c"), Check("a", "b", "c", needed=False)
+    grades = {
+        canary.healthy: [Report(canary, ()).grade(check) for check in (sound, needed, useful)]
+        for canary in (Canary(("seccomp",)), Canary(error="no"))
+    }
+    assert grades == {True: ["ok", "note", "note"], False: ["ok", "BAD", "note"]}
+
+
+@pytest.mark.parametrize(
+    ("table", "good"),
+    [
+        ("         0          0 4294967295\n", True),
+        ("0 0 1\n", not ROOT),
+        ("0 100000 65536\n", not ROOT),
+        ("0 0 65536\n1879100000 1879100000 100000\n", True),
+        ("0 0 65536\n1879100000 1879100000 99999\n", not ROOT),
+    ],
+)
+def test_root_must_have_the_ids_of_sandboxes(
+    table: str, good: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "uid_map").write_text(table)
+    monkeypatch.setattr(doctor, "_PROC", tmp_path)
+    check = doctor._user_map()
+    assert (check.advice is None) is good
+    assert good or "PrivateUsers=no" in (check.advice or "")
+
+
+@pytest.mark.parametrize(("mode", "good"), [(0, True), (2, False)])
+def test_filter_of_somebody_else_is_found(
+    mode: int, good: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "status").write_text(f"NoNewPrivs:\t1\nSeccomp:\t{mode}\nSeccomp_filters:\t1\n")
+    monkeypatch.setattr(doctor, "_PROC", tmp_path)
+    check = doctor._seccomp()
+    assert (check.advice is None) is good
+    assert good or "RestrictNamespaces=no" in (check.advice or "")
+
+
+def test_container_is_found_by_its_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("container", raising=False)
+    monkeypatch.setattr(doctor, "_CONTAINER_MARKS", (tmp_path / "mark",))
+    assert doctor._container().advice is None
+    (tmp_path / "mark").touch()
+    found = doctor._container()
+    assert str(tmp_path / "mark") in found.found
+    assert found.advice
+    (tmp_path / "mark").unlink()
+    monkeypatch.setenv("container", "lxc")
+    assert doctor._container().advice
+
+
+def test_version_of_landlock_is_a_number_or_not_there() -> None:
+    assert re.fullmatch(r"version [1-9]\d*|not there", doctor._landlock().found)

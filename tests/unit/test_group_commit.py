@@ -134,7 +134,7 @@ def test_write_that_breaks_takes_its_group_along_because_nobody_knows_what_it_ha
 @contextmanager
 def others_turn(path: Path) -> Iterator[None]:
     """Hold the database as another process would."""
-    with closing(Turns(path.with_suffix(".turns"))) as turns, turns.take():
+    with closing(Turns(path.with_suffix(".turns"), 20)) as turns, turns.take():
         yield
 
 

@@ -21,6 +21,7 @@ PACKAGES = ("api", "supervisor", "runner")
 RUNNER_MODULES = {
     "api": {"runner.sandbox.prctl"},
     "supervisor": {"runner.sandbox.prctl"},
+    "supervisor.doctor": {f"runner.sandbox.{name}" for name in ("cgroup", "landlock", "namespaces")},
     "supervisor.machine": {"runner", "runner.profile", "runner.protocol", "runner.agent", "runner.sandbox.rlimits"},
 }
 

@@ -16,7 +16,7 @@ from supervisor.loop import CANCELED, STOPPED, Loop
 from supervisor.machine.machine import Message
 from supervisor.machine.reactor import Reactor
 from supervisor.machine.stopper import Reason
-from supervisor.models import Claim, Finished, Log, Progress
+from supervisor.models import Claim, Finished, Log, Progress, Unkillable
 from supervisor.states import Cause, Status
 from supervisor.store import Store
 from tests.helpers.clock import FakeClock
@@ -348,6 +348,20 @@ def test_step_waiting_one_that_was_canceled_is_never_started(setup: Setup) -> No
     setup.cancel(setup.submit())
     setup.step()
     assert setup.machine.orders == []
+
+
+def test_step_unkillable_run_is_recorded_stays_live_and_keeps_its_slot(setup: Setup) -> None:
+    stuck = setup.start()
+    others = [setup.submit() for _ in range(MAX_RUNNING)]
+    setup.machine.tell(Unkillable(stuck, 1, 5))
+    setup.step()
+    assert setup.store.unkillable() == [(stuck, 5)]
+    assert setup.status(stuck) is Status.RUNNING
+    assert len(setup.machine.take_orders("start")) == MAX_RUNNING - 1
+    setup.finish(stuck)
+    setup.step()
+    assert setup.store.unkillable() == []
+    assert setup.machine.take_orders("start") == [others[-1]]
 
 
 # -- a database that takes no writes -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Opening the database file: settings, numbered steps, and files that are not ours."""
 
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -192,3 +193,27 @@ def test_store_opened_again_has_what_was_recorded(path: Path, clock: Clock) -> N
         before = store.get(submit(store))
     with closing(Store(path, clock)) as store:
         assert store.get(before.execution_id) == before
+
+
+def test_database_with_a_table_made_anew_keeps_its_rows_and_their_numbers(
+    path: Path, tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = tmp_path / "package" / "migrations"
+    first.mkdir(parents=True)
+    shutil.copy(Path(database.__file__).with_name("migrations") / "0001_executions.sql", first)
+    with monkeypatch.context() as older:
+        older.setattr(database, "_PACKAGE", first.parent)
+        migrated(path, now=1)
+    with closing(database.connect(path)) as sql:
+        sql.execute(
+            "INSERT INTO executions (id, agent_id, agent_name, priority, payload, created_at)"
+            " VALUES (printf('%036d', 1), 'a', 'a', 1, '{}', 1)"
+        )
+        sql.executemany("INSERT INTO events VALUES (?, 1, 0, 'progress', '1', 1)", [(3,), (7,)])
+        sql.execute("DELETE FROM events WHERE id = 7")
+        before = [tuple(row) for row in sql.execute("SELECT * FROM events")]
+    Store(path, clock).close()
+    with closing(database.connect(path)) as sql:
+        assert [tuple(row) for row in sql.execute("SELECT * FROM events")] == before
+        sql.execute("INSERT INTO events (execution_seq, attempt, kind, data, at) VALUES (1, 0, 'unkillable', '{}', 1)")
+        assert sql.execute("SELECT max(id) FROM events").fetchone()[0] == 8

@@ -32,6 +32,16 @@ def test_settle_lost_live_one_ends_with_the_cause_in_words(
     assert "The server was killed, and the run with it" in (execution.error_log or "")
 
 
+def test_settle_lost_one_that_could_not_be_killed_says_so(store: Store, clock: FakeClock) -> None:
+    execution_id = run(store)
+    with store.transaction() as transaction:
+        transaction.unkillable(execution_id, 1, clock.now())
+    settle_lost(store, clock)
+    execution = store.get(execution_id)
+    assert execution.status is Status.FAILED
+    assert "could not be killed" in (execution.error_log or "")
+
+
 def test_settle_lost_whoever_ran_it_ends(store: Store, clock: FakeClock) -> None:
     for epoch in ("first", "second"):
         submit(store)

@@ -1,6 +1,7 @@
 """A new agent that runs."""
 
 import importlib.util
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,3 +46,13 @@ def test_scaffold_where_no_folder_can_be_made_is_refused(tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match=r"^cannot make agent 'a': "):
         scaffold.create(tmp_path / "file", "a")
+
+
+def test_scaffold_can_be_read_by_agents_that_are_another_user(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        folder = scaffold.create(tmp_path, "a")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (folder, *folder.iterdir())}
+    assert modes == {"a": 0o755, "agent.py": 0o644, "agent.toml": 0o644}

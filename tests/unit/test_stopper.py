@@ -20,8 +20,11 @@ class Ladder:
     def __init__(self, tree: ProcessTree, reactor: Reactor, clock: FakeClock) -> None:
         self._reactor = reactor
         self._clock = clock
-        self.stuck: list[float] = []
-        self.stopper = Stopper(tree, reactor, clock, self.stuck.append)
+        self.stuck_after_ms: list[int] = []
+        began = clock.monotonic()
+        self.stopper = Stopper(
+            tree, reactor, clock, lambda: self.stuck_after_ms.append(round((clock.monotonic() - began) * 1000))
+        )
 
     def after(self, seconds: float) -> None:
         """Let time pass and whatever is due happen."""
@@ -100,14 +103,31 @@ class ScriptedTree(ProcessTree):
         return round((self._clock.monotonic() - self._began) * 1000)
 
 
-def test_kill_those_found_are_tried_ever_more_seldom_and_then_told_as_stuck(reactor: Reactor, clock: FakeClock) -> None:
+def test_kill_those_found_are_tried_ever_more_seldom(reactor: Reactor, clock: FakeClock) -> None:
     tree = ScriptedTree(clock, found=3)
     ladder = Ladder(tree, reactor, clock)
     ladder.stopper.kill()
     ladder.after_each_millisecond(1000)
     assert tree.pauses_ms() == pytest.approx([5, 10, 20, 40, 80, 160, 250, 250], abs=1)
-    assert ladder.stuck == pytest.approx([0.155, 0.315, 0.565, 0.815], abs=0.01)
     assert not tree.root_killed_after_ms
+
+
+@pytest.mark.parametrize("found", [0, 3])
+def test_kill_what_outlives_it_is_told_once_after_ten_seconds_and_tried_on(
+    reactor: Reactor, clock: FakeClock, found: int
+) -> None:
+    tree = ScriptedTree(clock, found)
+    ladder = Ladder(tree, reactor, clock)
+    ladder.stopper.kill()
+    ladder.after_each_millisecond(9_990)
+    assert not ladder.stuck_after_ms
+    ladder.after_each_millisecond(300)
+    (told,) = ladder.stuck_after_ms
+    assert 10_000 <= told < 10_260
+    tree.killed_after_ms.clear()
+    ladder.after_each_millisecond(20_000)
+    assert len(ladder.stuck_after_ms) == 1
+    assert tree.pauses_ms() == pytest.approx([5000] * 3, abs=1)
 
 
 def test_kill_nobody_found_is_tried_often_and_in_the_end_on_the_root(reactor: Reactor, clock: FakeClock) -> None:

@@ -79,6 +79,7 @@ def test_enqueue_records_what_was_submitted_and_nothing_else(store: Store, clock
         kill=None,
         isolation=None,
         limits=DEFAULTS.model_dump_json(),
+        unkillable_since=None,
     )
 
 
@@ -358,8 +359,34 @@ def test_live_attempts_and_cancel_requests_list_exactly_those(store: Store) -> N
     running, stopping = run(store), cancel_requested(store)
     submit(store)
     with store.transaction() as transaction:
-        assert sorted(transaction.live_attempts()) == sorted([(running, 1, ORIGIN), (stopping, 1, ORIGIN)])
+        assert sorted(transaction.live_attempts()) == sorted([(running, 1, ORIGIN, None), (stopping, 1, ORIGIN, None)])
         assert transaction.cancel_requested() == [(stopping, 1)]
+
+
+def tell_unkillable(store: Store, execution_id: str, since: int) -> None:
+    with store.transaction() as transaction:
+        transaction.unkillable(execution_id, 1, since)
+
+
+def test_unkillable_is_recorded_once_and_listed_while_it_is_live(store: Store, sql: sqlite3.Connection) -> None:
+    run(store)
+    later, earlier = run(store), cancel_requested(store)
+    assert store.unkillable() == []
+    for execution_id, since in ((later, 7), (earlier, 5), (later, 9)):
+        tell_unkillable(store, execution_id, since)
+    assert store.unkillable() == [(earlier, 5), (later, 7)]
+    assert store.get(later).unkillable_since == 7
+    end(store, earlier, Cause.CANCELED)
+    assert store.unkillable() == [(later, 7)]
+    assert store.get(earlier).unkillable_since == 5
+    assert [event for event in events(sql, later) if event[1] == "unkillable"] == [(1, "unkillable", {"since": 7})]
+
+
+def test_unkillable_of_an_attempt_that_has_ended_is_not_recorded(store: Store, sql: sqlite3.Connection) -> None:
+    execution_id = ended(store, Cause.EXITED_OK)
+    before = contents(sql)
+    tell_unkillable(store, execution_id, 5)
+    assert contents(sql) == before
 
 
 # -- transactions ------------------------------------------------------------------------------------------------------
