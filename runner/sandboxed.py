@@ -156,8 +156,9 @@ class Sandboxes:
         if self._can_serve_again(wanted):
             limits["processes"] -= 1  # the init, which is another user
         rlimits.apply(limits)
+        filters = attest.count_filters()
         seccomp.load(self._filters[wanted.network])
-        layers += attest.attest(self._host, namespaces.shared(wanted.network), mounts.WRITABLE)
+        layers += attest.attest(self._host, filters, namespaces.shared(wanted.network), mounts.WRITABLE)
         if not self._unset_ceilings:
             layers.append(namespaces.CEILINGS)
         told = {"tell": protocol.ISOLATED, "layers": layers, "unset_ceilings": self._unset_ceilings}

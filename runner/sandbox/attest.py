@@ -22,6 +22,9 @@ _STATUS = {
     "Seccomp": ("seccomp", "2"),
 }
 
+# How many filters there are; a server that is a service may have some of its manager's. Source: proc(5), Linux 5.9.
+_FILTERS = "Seccomp_filters"
+
 _READ_ONLY_ROOT = "read_only_root"
 
 
@@ -29,17 +32,18 @@ class NotIsolated(Exception):
     """A layer of the sandbox is not in effect."""
 
 
-def attest(host: Mapping[str, str], shared: Container[str], writable: Iterable[str]) -> list[str]:
+def attest(host: Mapping[str, str], filters: int, shared: Container[str], writable: Iterable[str]) -> list[str]:
     """Return the names of the layers in effect, which are all that this tier has.
 
     Args:
-        host: namespaces.identities() of the launcher. shared: names of those that must be the host's.
+        host: namespaces.identities() of the launcher. filters: count_filters() before ours.
+        shared: names of the namespaces that must be the host's.
         writable: mount points that may be written.
     Raises:
         NotIsolated: naming the first layer that is not.
     """
     layers = list(_namespaces(host, shared))
-    layers += dict.fromkeys(_status())
+    layers += dict.fromkeys(_status(filters))
     layers += mount_layers(set(writable))
     return layers
 
@@ -64,12 +68,23 @@ def _namespaces(host: Mapping[str, str], shared: Container[str]) -> Iterator[str
             yield f"{name}_namespace"
 
 
-def _status() -> Iterator[str]:
-    found = dict(line.split(":\t", 1) for line in kernel.read("/proc/self/status").split("\n")[:-1])
+def count_filters() -> int:
+    """Return how many filters of system calls are on this process."""
+    return int(_fields().get(_FILTERS, 0))
+
+
+def _fields() -> dict[str, str]:
+    return dict(line.split(":\t", 1) for line in kernel.read("/proc/self/status").split("\n")[:-1])
+
+
+def _status(filters: int) -> Iterator[str]:
+    found = _fields()
     for field, (layer, wanted) in _STATUS.items():
         if found.get(field) != wanted:
             raise NotIsolated(f"{layer}: {field} is {found.get(field)}")
         yield layer
+    if int(found.get(_FILTERS, 0)) <= filters:
+        raise NotIsolated(f"seccomp: {_FILTERS} is {found.get(_FILTERS)}")
 
 
 def mount_layers(writable: set[str], table: str = "/proc/self/mountinfo") -> Iterator[str]:

@@ -42,8 +42,14 @@ def is_spare(pid: int) -> bool:
 
 
 def _is_sandbox_without_an_agent(pid: int) -> bool:
-    """Tell it of what only root may look into, a process in a sandbox: only agents and inits have a filter."""
-    return "\nSeccomp:\t0\n" in _status(pid) or _is_first_of_sandbox(pid)
+    """Tell it of what only root may look into, a process in a sandbox: only agents and inits have a filter more."""
+    return _filters(pid) == _filters(os.getpid()) or _is_first_of_sandbox(pid)
+
+
+def _filters(pid: int) -> str | None:
+    """Return how many filters of system calls there are on a process: the tests may be in a service that has some."""
+    found = re.search(r"^Seccomp_filters:\t(\d+)$", _status(pid), re.MULTILINE)
+    return found and found[1]
 
 
 def _is_first_of_sandbox(pid: int) -> bool:
