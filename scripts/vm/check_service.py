@@ -60,7 +60,11 @@ def check_run() -> None:
 
 
 def launcher_pid() -> int:
-    found = [process.pid for process in psutil.process_iter() if any("forkserver" in word for word in words(process))]
+    found = [
+        process.pid
+        for process in psutil.process_iter()
+        if any(word.endswith("runner/start.py") for word in words(process))
+    ]
     assert len(found) == 1
     return found[0]
 

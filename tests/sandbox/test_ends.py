@@ -13,7 +13,7 @@ import pytest
 from tests.helpers import without_groups
 from tests.helpers.agents import write_agent
 from tests.helpers.server import RunningServer
-from tests.helpers.wait import wait_until
+from tests.helpers.wait import quick, wait_until
 
 MEGABYTE = 1 << 20
 
@@ -238,7 +238,7 @@ def write_agents(agents: Path) -> None:
         write_agent(agents, name, manifest, {"agent.py": CODE})
 
 
-@pytest.mark.parametrize("how", ENDS)
+@pytest.mark.parametrize("how", [pytest.param(how, marks=quick) if "eat_memory" in how else how for how in ENDS])
 def test_end_has_exactly_its_cause(place: RunningServer, how: str) -> None:
     execution = place.run("ends", how=how)
     expected = ENDS[how]

@@ -1,13 +1,14 @@
 """What hostile agents try, and what comes of it. After each, nothing of it is left: see nothing_is_left."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.server import SECRET, RunningServer
 from tests.helpers.siege import attack, begin
-from tests.helpers.wait import wait_until
+from tests.helpers.wait import quick, wait_until
 
 MEGABYTE = 1 << 20
 
@@ -61,6 +62,7 @@ def test_stop_signal_to_the_init_does_not_reach_it(server: RunningServer) -> Non
     attack(server, "stop_parent")
 
 
+@quick
 def test_orphans_are_reaped(server: RunningServer) -> None:
     attack(server, "orphans", 300)
 
@@ -190,7 +192,6 @@ REFUSED = {
     "kexec_load": (246, "EPERM"),
     "init_module": (175, "EPERM"),
     "reboot": (169, "EPERM"),
-    "x32 getpid": (0x40000000 | 39, "ENOSYS"),
 }
 
 
@@ -198,6 +199,16 @@ REFUSED = {
 def test_system_calls_that_agents_do_not_need_are_refused(server: RunningServer) -> None:
     found = attack(server, "by_number", *(number for number, _ in REFUSED.values()))
     assert dict(zip(REFUSED, found, strict=True)) == {name: error for name, (_, error) in REFUSED.items()}
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the number is that of x86_64")
+def test_system_call_in_the_x32_way_is_refused_or_kills(server: RunningServer) -> None:
+    """It kills where the server is a service that may call the kernel in its native way only."""
+    execution = server.run("hostile", attack="by_number", **{"with": [0x40000000 | 39]})  # getpid
+    if execution["status"] == "COMPLETED":
+        assert execution["final_result"]["outcome"] == ["ENOSYS"]
+    else:
+        assert execution["termination"]["signal"] == signal.SIGSYS
 
 
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the code is that of x86_64")

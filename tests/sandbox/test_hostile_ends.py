@@ -7,7 +7,7 @@ import pytest
 
 from tests.helpers.server import RunningServer
 from tests.helpers.siege import assert_nothing_is_left, attack, begin, end, submit
-from tests.helpers.wait import wait_until
+from tests.helpers.wait import patience, wait_until
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_what_attacks_when_it_is_imported_does_so_in_its_sandbox_and_its_time(se
 def test_server_answers_while_agents_take_every_core(server: RunningServer) -> None:
     spinning = [begin(server, "spin_in_threads") for _ in range(2)]
     for _ in range(10):
-        assert server.http.get("/admin/health", timeout=5).json()["status"] == "ok"
+        assert server.http.get("/admin/health", timeout=patience(5)).json()["status"] == "ok"
     assert server.run("ok")["status"] == "COMPLETED"
     assert [code(end(server, execution_id)) for execution_id in spinning] == ["CANCELED"] * 2
 

@@ -16,6 +16,7 @@ from tests.helpers.control_groups import groups_of
 from tests.helpers.processes import descendants, wait_for_exit
 from tests.helpers.server import RunningServer
 from tests.helpers.siege import assert_nothing_is_left, submit
+from tests.helpers.wait import patience
 
 FINAL = ("COMPLETED", "FAILED", "CANCELED")
 
@@ -76,7 +77,10 @@ def test_cancel_at_the_moment_of_the_exit_has_one_end(server: RunningServer) -> 
 def cancel_often(server: RunningServer, execution_id: str) -> None:
     # A client of its own that keeps all connections: with fewer than there are threads it may close one that another
     # thread has just been given.
-    with httpx.Client(base_url=server.url, timeout=30, verify=False) as http, ThreadPoolExecutor(12) as threads:
+    with (
+        httpx.Client(base_url=server.url, timeout=patience(30), verify=False) as http,
+        ThreadPoolExecutor(12) as threads,
+    ):
         answers = threads.map(lambda _: http.post(f"/executions/{execution_id}/cancel"), range(CANCELS))
         assert {answer.status_code for answer in answers} <= {200, 202}
 

@@ -15,7 +15,7 @@ from tests.helpers.control_groups import groups_of
 from tests.helpers.named_pipes import Gate
 from tests.helpers.processes import descendants, wait_for_exit
 from tests.helpers.server import AGENTS, RunningServer
-from tests.helpers.wait import wait_until
+from tests.helpers.wait import quick, wait_until
 
 # Of the agent "clan": itself and its daemons, and what it uses at least.
 CLAN = 6
@@ -113,6 +113,7 @@ def test_init_has_nothing_left_but_what_it_needs_when_its_agent_starts(server: R
     assert status["NSpid"].split()[-1] == "1"
 
 
+@quick
 def test_init_reaps_many_orphans_and_tells_what_they_used(server: RunningServer) -> None:
     execution = server.run("hostile", attack="orphans", **{"with": [300]})
     assert ended(execution) == ("COMPLETED", "EXITED_OK")

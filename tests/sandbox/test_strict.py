@@ -17,7 +17,7 @@ from tests.helpers import problems, without_landlock
 from tests.helpers.agents import write_agent
 from tests.helpers.named_pipes import Gate
 from tests.helpers.server import AGENTS, RunningServer
-from tests.helpers.wait import wait_until
+from tests.helpers.wait import quick, wait_until
 
 ENTRY = 'entrypoint = "agent:run"\n'
 STRICT = f'{ENTRY}sandbox.tier = "strict"\n'
@@ -157,7 +157,7 @@ def test_landlock_refuses_what_the_other_layers_allow(server: RunningServer) -> 
     [
         ("ordinary_life", []),
         ("shell_redirection", []),
-        ("orphans", [300]),
+        pytest.param("orphans", [300], marks=quick),
         ("zombies", [100]),
         ("visible_processes", []),
         ("read", ["/etc/shadow", "/home", "/var", "/sys", "/proc/1/environ", "/etc/passwd"]),
