@@ -7,7 +7,6 @@ import pytest
 
 from tests.helpers.server import RunningServer
 from tests.helpers.siege import assert_nothing_is_left, submit
-from tests.helpers.wait import quick
 
 MEGABYTE = 1 << 20
 
@@ -85,7 +84,6 @@ def test_frames_of_every_kind_end_with_their_cause_and_are_told_in_sound_json(se
     assert_nothing_is_left(server)
 
 
-@quick
 def test_flood_is_read_to_its_end_and_kept_to_its_cap_while_others_go_on(server: RunningServer) -> None:
     floods = {stream: submit(server, "flood", number, 190) for stream, number in (("stdout", 1), ("stderr", 2))}
     assert server.run("ok")["status"] == "COMPLETED"

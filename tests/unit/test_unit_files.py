@@ -15,7 +15,6 @@ FOLDER = ROOT / "packaging" / "systemd"
 # What of docs/isolation.md sandboxes do not survive, and what the control groups or the ceilings do not.
 BREAKING = {
     *("RestrictNamespaces", "SystemCallFilter", "PrivateUsers", "ProtectHostname", "ProtectKernelTunables"),
-    *("ProtectControlGroups", "MemoryDenyWriteExecute"),
 }
 
 
