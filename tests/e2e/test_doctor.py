@@ -40,7 +40,7 @@ def test_doctor_on_a_sound_machine_says_so() -> None:
 def test_doctor_tells_what_the_tier_strict_lacks() -> None:
     lacks = json.loads(corral("doctor", "--json").stdout)["canary"]["strict_lacks"]
     lines = [line for line in corral("doctor").stdout.splitlines() if "tier strict" in line]
-    assert lines == [f"--   The tier strict lacks {need}: {why}" for need, why in lacks.items()]
+    assert lines == [f"--    The tier strict lacks {need}: {why}" for need, why in lacks.items()]
 
 
 def test_doctor_as_json_on_a_sound_machine_lists_layers_and_checks() -> None:
