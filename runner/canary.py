@@ -40,8 +40,8 @@ _PATIENCE_SECONDS = 10
 _EXPECTED = {"result": {"canary": True}}
 
 
-def try_sandbox(folder: str, groups: cgroup.Groups | None = None) -> dict[str, Any]:
-    """Run an agent in a sandbox, as the launcher does; return what is printed."""
+def try_sandbox(folder: str, groups: cgroup.Groups | None) -> dict[str, Any]:
+    """Run an agent in a sandbox, as the launcher does; return what is printed. Args: groups: see Nursery."""
     agent_folder = os.path.join(folder, "canary")
     os.makedirs(agent_folder, 0o755)
     with open(os.path.join(agent_folder, "agent.py"), "w") as file:

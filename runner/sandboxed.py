@@ -1,11 +1,12 @@
-"""The init of one sandboxed run: the first process in its own namespaces, and the process that becomes the agent.
+"""The init of sandboxed runs: the first process in its own namespaces, and the process that becomes the agent.
 
 Who does what, with which rights:
   launcher  clones the init into new namespaces and, as root, maps its user; then it says GET_READY
   init      has all capabilities in its namespaces, none outside. It assembles the file system, forks the process that
-            waits for a run, gives up everything and waits. It is process 1 in there: when it ends, the kernel kills all
-            the others, and it has not ended before they have. Source: pid_namespaces(7)
-            Before any agent's code runs it has nothing left but to wait: not even most system calls
+            waits for a run, gives up what it no longer needs and waits. It is process 1 in there: when it ends, the
+            kernel kills all the others, and it has not ended before they have. Source: pid_namespaces(7)
+            Before any agent's code runs, one that serves one run has nothing left but to wait: not even most system
+            calls. One that may serve again keeps four capabilities, and is another user than the agent
   agent     takes the run, adds what only the run tells (the agent's folder), makes the sandbox its root, becomes the
             inside user, gives up everything, at tier strict confines itself by Landlock, filters its system calls,
             looks whether all of that holds, and only then runs code that is not ours
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 _HOST_NAME = "sandbox"
 
 _GO = b"go"
-
 
 # What starting another agent takes: the mounts, the change of user, and the end of all that another user has left.
 # CAP_SYS_ADMIN, CAP_SETUID, CAP_SETGID, CAP_KILL. Source: capabilities(7).

@@ -3,8 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
-import sysconfig
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,20 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.command import ROOT
+from tests.helpers import ordinary_user
 from tests.helpers.server import AGENTS, RunningServer
 
 WHO = ("root", "ordinary user")
 
 _HIDDEN_GROUPS = ("unshare", "--mount", "sh", "-c", 'umount -R /sys/fs/cgroup && exec "$0" "$@"')
-
-_NOBODY = 65534
-_BECOME_NOBODY = ("setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups")
-_SAME_PACKAGES = f"PYTHONPATH={ROOT}:{sysconfig.get_path('purelib')}"
-
-# Ours may be where only its owner can look, as in a home folder.
-_INTERPRETERS = (sys.executable, f"/usr/bin/python{sys.version_info[0]}.{sys.version_info[1]}")
-_CAN_START_ITSELF = "import subprocess, sys, pydantic; subprocess.run([sys.executable, '-I', '-c', ''], check=True)"
 
 
 @contextmanager
@@ -39,7 +29,7 @@ def server(who: str) -> Iterator[RunningServer]:
         (folder / "data").mkdir()
         shutil.copytree(AGENTS, folder / "agents")
         if who == "ordinary user":
-            os.chown(folder / "data", _NOBODY, _NOBODY)
+            os.chown(folder / "data", ordinary_user.UID, ordinary_user.UID)
         with RunningServer(folder / "data", wrapper=wrapper, agents=folder / "agents") as running:
             assert "cgroup" in running.run("ok")["isolation"]["missing"]
             yield running
@@ -52,10 +42,8 @@ def _wrapper(who: str) -> tuple[str, ...]:
     if os.geteuid() == 0:
         if who == "root" and _works((*_HIDDEN_GROUPS, "true")):
             return _HIDDEN_GROUPS
-        for interpreter in _INTERPRETERS:
-            become = (*_BECOME_NOBODY, "env", _SAME_PACKAGES)
-            if who == "ordinary user" and _works((*become, interpreter, "-c", _CAN_START_ITSELF)):
-                return (*become, "sh", "-c", f'exec {interpreter} "$@"')
+        if who == "ordinary user":
+            return ordinary_user.wrapper()
     pytest.skip("only root can make such surroundings")
 
 

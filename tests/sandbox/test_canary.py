@@ -119,7 +119,7 @@ SCRIPT = """
 import json, sys
 from runner import canary, tree
 canary._CODE = sys.argv[2]
-print(json.dumps(canary.try_sandbox(sys.argv[1])))
+print(json.dumps(canary.try_sandbox(sys.argv[1], None)))
 """
 
 USELESS = {
