@@ -26,6 +26,7 @@ class ProcessTree:
         """Args: root_pid: a process that is alive or not yet waited for."""
         self._root = psutil.Process(root_pid)
         self.killed: set[int] = set()
+        self.root_was_killed = False
 
     def terminate(self) -> int:
         """Ask every process to end, also the stopped ones; return how many were asked."""
@@ -65,6 +66,7 @@ class ProcessTree:
         """Kill the init; for one that an agent has stopped or tampered with. What is below it goes to the launcher."""
         with contextlib.suppress(psutil.NoSuchProcess):
             self._root.kill()
+            self.root_was_killed = True
 
     def _freeze(self) -> list[psutil.Process]:
         frozen: dict[int, psutil.Process] = {}

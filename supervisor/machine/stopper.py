@@ -98,7 +98,7 @@ class Stopper:
         """Return the record of what was done; only when the tree is known to be empty."""
         killed = len(self._tree.killed)
         return Kill(
-            method="kill" if killed else "terminate",
+            method="kill" if killed or self._tree.root_was_killed else "terminate",
             signaled=self._signaled,
             killed=killed,
             survivors=0,

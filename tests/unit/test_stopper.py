@@ -1,5 +1,7 @@
 """The stop ladder, with a clock that is moved by hand."""
 
+import signal
+import subprocess
 from itertools import pairwise
 
 import pytest
@@ -140,6 +142,17 @@ def test_kill_nobody_found_is_tried_often_and_in_the_end_on_the_root(reactor: Re
     assert not tree.root_killed_after_ms
     ladder.after_each_millisecond(20)
     assert tree.root_killed_after_ms
+
+
+def test_kill_of_the_root_alone_is_recorded_as_one(reactor: Reactor, clock: FakeClock) -> None:
+    with subprocess.Popen(["sleep", "60"]) as root:
+        ladder = Ladder(ProcessTree(root.pid), reactor, clock)
+        ladder.stopper.kill()
+        ladder.after_each_millisecond(5010)
+        assert root.wait() == -signal.SIGKILL
+        ladder.stopper.end()
+        kill = ladder.stopper.certificate()
+        assert (kill.method, kill.signaled, kill.killed, kill.survivors) == ("kill", 0, 0, 0)
 
 
 def test_hurry_cuts_the_grace_period_short(reactor: Reactor, clock: FakeClock) -> None:
