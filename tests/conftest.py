@@ -16,7 +16,7 @@ import pytest
 from runner import inits
 from tests.helpers.control_groups import groups_left
 from tests.helpers.named_pipes import Gate, Lifeline
-from tests.helpers.processes import descendants, descriptors, is_spare
+from tests.helpers.processes import descendants_at_rest, descriptors, is_spare
 from tests.helpers.server import RunningServer
 from tests.helpers.wait import wait_until
 
@@ -65,27 +65,31 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     Nor a work directory or a control group of a run in that one.
     """
     watched = request.getfixturevalue("server") if "server" in request.fixturenames else None
-    before = _everything()
+    processes, rest = _processes(), _rest()
     in_server = _of_server(watched) if watched else _Held()
     yield
     gc.collect()
-    wait_until(lambda: _everything()[0] <= before[0])
-    # An init that was just being made may be a spare one by now.
-    assert _everything()[1:] == before[1:]
+    # Not equal: an init that was just being made may be a spare one by now.
+    wait_until(lambda: _processes() <= processes)
+    assert _rest() == rest
     if watched:
         wait_until(lambda: _is_no_more(_of_server(watched), in_server))
 
 
-def _everything() -> tuple[set[int], set[str], int, set[str]]:
-    """Return our living descendants, open descriptors, number of threads and mounts."""
-    living = {pid for pid in descendants(os.getpid()) if not is_spare(pid)}
-    return living, _targets(), threading.active_count(), _mounts()
+def _processes() -> set[int]:
+    """Return our living descendants."""
+    return {pid for pid in descendants_at_rest(os.getpid()) if not is_spare(pid)}
+
+
+def _rest() -> tuple[set[str], int, set[str]]:
+    """Return our open descriptors, number of threads and mounts."""
+    return _targets(), threading.active_count(), _mounts()
 
 
 def _mounts() -> set[str]:
     """Return the mount points below the folders of temporary files; elsewhere the host may mount what it likes."""
     points = {line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()}
-    return {point for point in points if any(map(Path(point).is_relative_to, (tempfile.gettempdir(), "/var/tmp")))}
+    return {point for point in points if point.startswith((f"{tempfile.gettempdir()}/", "/var/tmp/"))}
 
 
 def _targets() -> set[str]:

@@ -19,6 +19,26 @@ def descendants(pid: int) -> set[int]:
     return {process.pid for process in below if lives(process.pid)}
 
 
+def descendants_at_rest(pid: int) -> set[int]:
+    """Return the same at a small part of the price; one that comes or goes just now may be missed.
+
+    Source: proc(5), /proc/pid/task/tid/children.
+    """
+    found = [pid]
+    for parent in found:
+        found += children_at_rest(parent)
+    return {descendant for descendant in found[1:] if lives(descendant)}
+
+
+def children_at_rest(pid: int) -> list[int]:
+    """Return the pids of the children of a process, zombies too; see descendants_at_rest."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+        return [int(child) for tid in threads for child in _read(f"/proc/{pid}/task/{tid}/children").split()]
+    except FileNotFoundError:
+        return []
+
+
 def lives(pid: int) -> bool:
     """Tell whether a process exists and is no zombie."""
     try:
@@ -58,8 +78,12 @@ def _is_first_of_sandbox(pid: int) -> bool:
 
 
 def _status(pid: int) -> str:
+    return _read(f"/proc/{pid}/status")
+
+
+def _read(path: str) -> str:
     try:
-        return Path(f"/proc/{pid}/status").read_text()
+        return Path(path).read_text()
     except OSError:
         return ""
 

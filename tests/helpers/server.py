@@ -20,7 +20,7 @@ import httpx
 import psutil
 
 from tests.helpers.control_groups import ServerGroup
-from tests.helpers.processes import descendants, is_spare, wait_for_exit
+from tests.helpers.processes import children_at_rest, descendants, is_spare, wait_for_exit
 from tests.helpers.wait import patience, wait_until
 
 AGENTS = Path(__file__).parent.parent / "agents"
@@ -176,10 +176,11 @@ class RunningServer:
 
     def _service(self, word: str) -> int:
         def found() -> int | None:
-            for child in psutil.Process(self.process.pid).children():
+            for pid in children_at_rest(self.process.pid):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    if any(part == word or part.endswith(f"/{word}") for part in child.cmdline()):
-                        return child.pid
+                    command = psutil.Process(pid).cmdline()
+                    if any(part == word or part.endswith(f"/{word}") for part in command):
+                        return pid
             return None
 
         return wait_until(found)

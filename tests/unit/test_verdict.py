@@ -50,7 +50,7 @@ def test_verdict_canceled_keeps_what_was_measured() -> None:
     )
 
 
-@pytest.mark.parametrize("status", [Status.PENDING, *FINAL])
+@pytest.mark.parametrize("status", [Status.PENDING, *sorted(FINAL)])
 @pytest.mark.parametrize("cause", [Cause.EXITED_OK, Cause.LOST])
 def test_verdict_one_that_is_not_live_raises(status: Status, cause: Cause) -> None:
     with pytest.raises(InvalidTransition):
