@@ -8,6 +8,7 @@ import structlog
 from supervisor.errors import (
     AgentBroken,
     AgentUnknown,
+    AttemptUnknown,
     CorralError,
     ExecutionUnknown,
     FileUnknown,
@@ -25,6 +26,7 @@ _log = structlog.get_logger()
 # What a domain error is over HTTP; the first class that matches counts.
 _STATUS: tuple[tuple[type[CorralError], str], ...] = (
     (ExecutionUnknown, falcon.HTTP_404),
+    (AttemptUnknown, falcon.HTTP_404),
     (FileUnknown, falcon.HTTP_404),
     (AgentUnknown, falcon.HTTP_422),
     (AgentBroken, falcon.HTTP_422),

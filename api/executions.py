@@ -9,7 +9,7 @@ import falcon
 from api.errors import InvalidRequest
 from api.schemas import RunRequest, execution_json, input_text, lowered_limits, read_body
 from supervisor.agents import AgentRegistry
-from supervisor.errors import ExecutionUnknown, SandboxUnavailable
+from supervisor.errors import AttemptUnknown, ExecutionUnknown, SandboxUnavailable
 from supervisor.isolation import Bulletin
 from supervisor.logs import STREAMS, Logs, Slice
 from supervisor.models import Execution, Submission, new_execution_id
@@ -87,7 +87,7 @@ class Cancellation:
 
 
 class ExecutionLogs:
-    """GET /executions/{execution_id}/logs?stream=&offset=&limit="""
+    """GET /executions/{execution_id}/logs?attempt=&stream=&offset=&limit="""
 
     def __init__(self, store: Store, logs: Logs) -> None:
         self._store = store
@@ -101,16 +101,18 @@ class ExecutionLogs:
         offset = _integer(request, "offset", 0, 0, 1 << 62)
         limit = _integer(request, "limit", _LOG_BYTES, 1, _MAX_LOG_BYTES)
         execution = find(self._store, execution_id)
-        part = self._logs.read(execution.execution_id, execution.attempt, stream, offset, limit)
-        text, end = _decode(part, complete=execution.ended)
+        attempt = wanted_attempt(request, execution)
+        ended = execution.has_ended(attempt)
+        part = self._logs.read(execution.execution_id, attempt, stream, offset, limit)
+        text, end = _decode(part, complete=ended)
         response.media = {
             "execution_id": execution.execution_id,
-            "attempt": execution.attempt,
+            "attempt": attempt,
             "stream": stream,
             "offset": part.start,
             "next_offset": end,
             "size": part.size,
-            "ended": execution.ended,
+            "ended": ended,
             "text": text,
         }
 
@@ -120,6 +122,16 @@ class ExecutionLogs:
 def find(store: Store, execution_id: str) -> Execution:
     """Return an execution by the id that a client has sent. Raises ExecutionUnknown."""
     return store.get(_canonical(execution_id))
+
+
+def wanted_attempt(request: falcon.Request, execution: Execution) -> int:
+    """Return the attempt that a client asks for, by default the last one. Raises AttemptUnknown, InvalidRequest."""
+    attempt = _integer(request, "attempt", execution.attempt, 0, 1 << 62)
+    if request.has_param("attempt") and not 1 <= attempt <= execution.attempt:
+        raise AttemptUnknown(
+            f"cannot find attempt {attempt} of execution {execution.execution_id}: it has had {execution.attempt}"
+        )
+    return attempt
 
 
 def _canonical(execution_id: str) -> str:

@@ -1,29 +1,32 @@
 """What runs have left: the list, and each file."""
 
+from typing import BinaryIO
+
 import falcon
 
-from api.executions import find
+from api.executions import find, wanted_attempt
 from supervisor.artifacts import Artifact, Artifacts, Index
 from supervisor.errors import FileUnknown
-from supervisor.models import Execution
 from supervisor.store import Store
 
 
 class ExecutionFiles:
-    """GET /executions/{execution_id}/files"""
+    """GET /executions/{execution_id}/files?attempt="""
 
     def __init__(self, store: Store, artifacts: Artifacts) -> None:
         self._store = store
         self._artifacts = artifacts
 
-    def on_get(self, _request: falcon.Request, response: falcon.Response, execution_id: str) -> None:
-        """List the files of an execution that has ended; before that there are none."""
+    def on_get(self, request: falcon.Request, response: falcon.Response, execution_id: str) -> None:
+        """List the files of an attempt that has ended; before that there are none."""
         execution = find(self._store, execution_id)
-        index = self._artifacts.index(execution.execution_id, execution.attempt) if execution.ended else Index()
+        attempt = wanted_attempt(request, execution)
+        ended = execution.has_ended(attempt)
+        index = self._artifacts.index(execution.execution_id, attempt) if ended else Index()
         response.media = {
             "execution_id": execution.execution_id,
-            "attempt": execution.attempt,
-            "ended": execution.ended,
+            "attempt": attempt,
+            "ended": ended,
             "files": [
                 {"name": file.name, "size_bytes": file.size_bytes, "sha256": file.sha256} for file in index.files
             ],
@@ -35,7 +38,7 @@ class ExecutionFiles:
 
 
 class ExecutionFile:
-    """GET /executions/{execution_id}/files/{name}
+    """GET /executions/{execution_id}/files/{name}?attempt=
 
     An agent wrote it, so no browser is to take it for anything but bytes to be saved.
     """
@@ -44,9 +47,9 @@ class ExecutionFile:
         self._store = store
         self._artifacts = artifacts
 
-    def on_get(self, _request: falcon.Request, response: falcon.Response, execution_id: str, name: str) -> None:
+    def on_get(self, request: falcon.Request, response: falcon.Response, execution_id: str, name: str) -> None:
         """Send the bytes of a file, a part at a time."""
-        file, contents = self._artifacts.open(*_ended(find(self._store, execution_id)), name)
+        file, contents = self._open(request, execution_id, name)
         _describe(file, response)
         if file.size_bytes:
             # Waitress sends as many bytes as the length says, from where the file stands, and closes it.
@@ -54,17 +57,18 @@ class ExecutionFile:
         else:
             contents.close()
 
-    def on_head(self, _request: falcon.Request, response: falcon.Response, execution_id: str, name: str) -> None:
+    def on_head(self, request: falcon.Request, response: falcon.Response, execution_id: str, name: str) -> None:
         """Tell what GET would send."""
-        file, contents = self._artifacts.open(*_ended(find(self._store, execution_id)), name)
+        file, contents = self._open(request, execution_id, name)
         contents.close()
         _describe(file, response)
 
-
-def _ended(execution: Execution) -> tuple[str, int]:
-    if not execution.ended:
-        raise FileUnknown(f"cannot find files of execution {execution.execution_id}: it has not ended")
-    return execution.execution_id, execution.attempt
+    def _open(self, request: falcon.Request, execution_id: str, name: str) -> tuple[Artifact, BinaryIO]:
+        execution = find(self._store, execution_id)
+        attempt = wanted_attempt(request, execution)
+        if not execution.has_ended(attempt):
+            raise FileUnknown(f"cannot find files of execution {execution.execution_id}: it has not ended")
+        return self._artifacts.open(execution.execution_id, attempt, name)
 
 
 def _describe(file: Artifact, response: falcon.Response) -> None:

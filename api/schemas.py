@@ -113,6 +113,7 @@ def execution_json(execution: Execution) -> bytes:
         "completed_at": _text(rfc3339(execution.completed_at)),
         "agent_name": _text(execution.agent_name),
         "attempt": str(execution.attempt),
+        "not_before": _text(rfc3339(execution.not_before)),
         **_limits(execution.limits),
         "progress": execution.progress or "null",
         "termination": _with_instant(execution.termination, "at"),
@@ -120,6 +121,7 @@ def execution_json(execution: Execution) -> bytes:
         "kill": _with_instant(execution.kill, "verified_empty_at"),
         "isolation": execution.isolation or "null",
         "unkillable_since": _text(rfc3339(execution.unkillable_since)),
+        "attempts": _attempts(execution.attempts),
     }
     return ("{" + ", ".join(f'"{name}": {value}' for name, value in fields.items()) + "}").encode()
 
@@ -139,9 +141,24 @@ def _with_instant(record: str | None, name: str) -> str:
     """Return a stored record with its instant as people read it."""
     if record is None:
         return "null"
-    value = json.loads(record)
-    value[name] = rfc3339(value[name])
-    return json.dumps(value)
+    return json.dumps(_readable(json.loads(record), name))
+
+
+def _attempts(record: str) -> str:
+    """Return a stored list of attempts with all its instants as people read them."""
+    attempts = json.loads(record)
+    for attempt in attempts:
+        _readable(attempt, "started_at", "completed_at")
+        _readable(attempt["termination"], "at")
+        _readable(attempt["kill"], "verified_empty_at")
+    return json.dumps(attempts)
+
+
+def _readable(record: dict[str, Any] | None, *names: str) -> dict[str, Any] | None:
+    """Change the instants of these names in a record, if there is one, to what people read; return it."""
+    if record:
+        record.update({name: rfc3339(record[name]) for name in names})
+    return record
 
 
 def _in_words(kind: str, message: str, context: dict[str, Any]) -> str:

@@ -29,6 +29,10 @@ class ExecutionUnknown(StoreError):
     """No execution has this id."""
 
 
+class AttemptUnknown(CorralError):
+    """The execution has had no attempt of this number."""
+
+
 class FileUnknown(CorralError):
     """No run of the execution has left a file of this name that was kept."""
 

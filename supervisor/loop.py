@@ -18,7 +18,7 @@ from supervisor.errors import (
 from supervisor.logs import LogBook
 from supervisor.machine import outcome
 from supervisor.machine.machine import Machine, Message
-from supervisor.machine.reactor import Reactor
+from supervisor.machine.reactor import Reactor, Timer
 from supervisor.machine.stopper import Reason
 from supervisor.models import Claim, Finished, Log, Origin, Progress, Unkillable
 from supervisor.scheduler import Slots
@@ -30,6 +30,9 @@ STOPPED = Reason(Cause.STOPPED, "The server was stopped, and the run with it.", 
 
 # Claims in one transaction: enough to share its commit, few enough that the API's writes never wait long.
 _CLAIMS_PER_STEP = 32
+
+# Of those that are to be tried again, in one transaction: many may be due at the start of a server.
+_PUT_IN_LINE_PER_STEP = 500
 
 # After a failed write: the disk may have room again.
 _RETRY_SECONDS = 1.0
@@ -82,6 +85,7 @@ class Loop:
         self._is_put_off = False
         self._machine_was_ready = False
         self._draining = False
+        self._next_due: Timer | None = None
         self._has_given_up = False
 
     def run(self) -> None:
@@ -133,7 +137,9 @@ class Loop:
             for message in self._unrecorded:
                 self._record(message, transaction, slots, plan)
             plan.stops = [key for key in transaction.cancel_requested() if key not in self._stops_begun]
+            next_due_seconds = transaction.put_in_line(_PUT_IN_LINE_PER_STEP)
             self._claim(transaction, slots, plan)
+        self._look_in(next_due_seconds)
         self._look_again = plan.claims == _CLAIMS_PER_STEP
         self._unrecorded.clear()
         self._slots = slots
@@ -175,7 +181,7 @@ class Loop:
             failed = outcome.launch_failed(str(error), self._clock.now())
             transaction.end(claim.execution_id, claim.attempt, self._origin, failed)
             return None
-        transaction.start_attempt(claim, self._origin, digest, agent.limits)
+        transaction.start_attempt(claim, self._origin, digest, agent.limits, agent.manifest.retry)
         return agent
 
     def _may_launch(self, slots: Slots) -> bool:
@@ -192,6 +198,14 @@ class Loop:
         for key in plan.stops:
             self._stops_begun.add(key)
             self._machine.stop(*key, CANCELED)
+
+    def _look_in(self, seconds: float | None) -> None:
+        """Look at the database when the next attempt is due. None: none is."""
+        if self._next_due:
+            self._next_due.cancel()
+            self._next_due = None
+        if seconds is not None:
+            self._next_due = self._reactor.call_at(self._clock.monotonic() + seconds, self.look)
 
     def _put_off(self, error: StoreError) -> None:
         """Keep what is not recorded, and try no write for a while; nothing was acted on. The runs themselves go on."""

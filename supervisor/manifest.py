@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from supervisor.limits import DEFAULTS, LimitsTable, Timeout
+from supervisor.retry import NO_RETRY, Retry
 
 # What says how to start an agent: the launcher gets the paths in one message, which runner.protocol limits to twice as
 # much, and exec(2) takes the rest.
@@ -67,6 +68,7 @@ class Manifest(BaseModel):
     limits: LimitsTable = LimitsTable()
     sandbox: Sandbox = Sandbox()
     env: dict[EnvironmentName, Text] = {}
+    retry: Retry = NO_RETRY
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -98,7 +98,7 @@ class Outcome:
     """How one attempt ended.
 
     usage, isolation: None if no one can say. result: JSON text, only with a completion. error_log: what a person needs
-    to know, only without one. kill: only if something had to be stopped.
+    to know, only without one. kill: only if something had to be stopped. may_live: something of it may still live.
     """
 
     termination: Termination
@@ -107,6 +107,7 @@ class Outcome:
     result: str | None = None
     error_log: str | None = None
     kill: Kill | None = None
+    may_live: bool = False
 
     @property
     def completed(self) -> bool:
@@ -177,7 +178,8 @@ class Finished:
 class Execution:
     """One execution as the store has it; instants in microseconds, JSON as text.
 
-    limits: those of its attempt, before that those of its submission.
+    limits: those of its last attempt, before that those of its submission. not_before: it waits until then for another
+    attempt. attempts: JSON text of a list, see docs/api.md; its instants are in microseconds.
     """
 
     execution_id: str
@@ -199,10 +201,16 @@ class Execution:
     isolation: str | None
     limits: str | None
     unkillable_since: int | None
+    not_before: int | None
+    attempts: str
 
     @property
     def ended(self) -> bool:
         return self.status in FINAL
+
+    def has_ended(self, attempt: int) -> bool:
+        """Tell whether an attempt that it has had is over; 0 for before the first one."""
+        return self.ended or attempt < self.attempt or (self.status is Status.PENDING and attempt > 0)
 
 
 Record = Termination | Usage | Kill | Isolation | Origin

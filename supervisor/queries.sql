@@ -11,7 +11,11 @@ SELECT seq, attempt, :kind, :data, :now FROM executions WHERE id = :id;
 -- name: get_execution
 SELECT e.id, e.agent_id, e.agent_name, e.status, e.priority, e.payload, e.final_result, e.error_log, e.attempt,
        e.created_at, e.started_at, e.completed_at, e.progress, e.termination, a.usage, a.kill, a.isolation,
-       coalesce(a.limits, e.limits), a.unkillable_since
+       coalesce(a.limits, e.limits), a.unkillable_since, e.not_before,
+       (SELECT json_group_array(json_object(
+            'attempt', attempt, 'started_at', claimed_at, 'completed_at', ended_at, 'termination', json(termination),
+            'error_log', error_log, 'usage', json(usage), 'kill', json(kill), 'isolation', json(isolation)))
+        FROM (SELECT * FROM attempts WHERE execution_seq = e.seq ORDER BY attempt))
 FROM executions AS e
 LEFT JOIN attempts AS a ON a.execution_seq = e.seq AND a.attempt = e.attempt
 WHERE e.id = :id;
@@ -20,13 +24,15 @@ WHERE e.id = :id;
 -- The waiting agents are found by hopping from one to the next in the index, then each agent's first in line is one
 -- search: the cost grows with the number of agents that wait, not with the number of executions.
 WITH RECURSIVE waiting (agent_id) AS (
-    SELECT min(agent_id) FROM executions WHERE status = 'PENDING'
+    SELECT min(agent_id) FROM executions WHERE status = 'PENDING' AND not_before IS NULL
     UNION ALL
-    SELECT (SELECT min(agent_id) FROM executions WHERE status = 'PENDING' AND agent_id > waiting.agent_id)
+    SELECT (SELECT min(agent_id) FROM executions
+            WHERE status = 'PENDING' AND not_before IS NULL AND agent_id > waiting.agent_id)
     FROM waiting WHERE waiting.agent_id IS NOT NULL
 ),
 first_in_line (seq) AS (
-    SELECT (SELECT seq FROM executions WHERE status = 'PENDING' AND agent_id = waiting.agent_id
+    SELECT (SELECT seq FROM executions
+            WHERE status = 'PENDING' AND not_before IS NULL AND agent_id = waiting.agent_id
             ORDER BY priority DESC, seq LIMIT 1)
     FROM waiting
     WHERE waiting.agent_id IS NOT NULL AND waiting.agent_id NOT IN (SELECT value FROM json_each(:full_agents))
@@ -39,8 +45,8 @@ WHERE status = 'PENDING' AND seq = (
 RETURNING id, attempt, agent_id, payload, limits;
 
 -- name: insert_attempt
-INSERT INTO attempts (execution_seq, attempt, node, boot, epoch, agent_digest, limits, claimed_at)
-SELECT seq, attempt, :node, :boot, :epoch, :agent_digest, :limits, :now FROM executions WHERE id = :id;
+INSERT INTO attempts (execution_seq, attempt, node, boot, epoch, agent_digest, limits, retry, claimed_at)
+SELECT seq, attempt, :node, :boot, :epoch, :agent_digest, :limits, :retry, :now FROM executions WHERE id = :id;
 
 -- name: get_status
 SELECT status, attempt FROM executions WHERE id = :id;
@@ -59,14 +65,32 @@ WHERE execution_seq = (SELECT seq FROM executions WHERE id = :id)
 
 -- name: end_execution
 UPDATE executions
-SET status = :status, completed_at = :now, final_result = :result, error_log = :error_log, termination = :termination
+SET status = :status, completed_at = :now, final_result = :result, error_log = :error_log, termination = :termination,
+    not_before = NULL
 WHERE id = :id AND status = :from_status AND attempt = :attempt;
 
 -- name: end_attempt
 UPDATE attempts
-SET ended_at = :now, termination = :termination, usage = :usage, kill = :kill, isolation = :isolation
+SET ended_at = :now, termination = :termination, error_log = :error_log, usage = :usage, kill = :kill,
+    isolation = :isolation
 WHERE execution_seq = (SELECT seq FROM executions WHERE id = :id)
   AND attempt = :attempt AND node = :node AND epoch = :epoch AND ended_at IS NULL;
+
+-- name: get_retry
+SELECT a.retry
+FROM executions AS e JOIN attempts AS a ON a.execution_seq = e.seq AND a.attempt = e.attempt
+WHERE e.id = :id;
+
+-- name: wait_for_retry
+UPDATE executions SET status = 'PENDING', started_at = NULL, progress = NULL, not_before = :not_before
+WHERE id = :id AND status = :from_status AND attempt = :attempt;
+
+-- name: put_in_line
+UPDATE executions SET not_before = NULL
+WHERE seq IN (SELECT seq FROM executions WHERE not_before <= :due ORDER BY not_before LIMIT :most);
+
+-- name: get_first_not_before
+SELECT min(not_before) FROM executions WHERE not_before IS NOT NULL;
 
 -- name: list_cancel_requested
 -- A partial index is used only for a query that repeats its condition: sqlite.org/partialindex.html, section 3.

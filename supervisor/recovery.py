@@ -1,5 +1,7 @@
 """Start-up: settling what a dead supervisor has left RUNNING."""
 
+from dataclasses import replace
+
 from supervisor.clock import Clock
 from supervisor.machine import outcome
 from supervisor.store import Store
@@ -11,7 +13,7 @@ _WHY_UNKILLABLE = (
 
 
 def settle_lost(store: Store, clock: Clock) -> int:
-    """Record the end of every execution that is live in the database and nowhere else; return how many there were.
+    """Record the end of every attempt that is live in the database and nowhere else; return how many there were.
 
     Only while holding the lock of the data folder: that proves that the supervisor and the launcher that ran them are
     dead, and with the launcher all its runs, but for what not even SIGKILL ends.
@@ -20,5 +22,6 @@ def settle_lost(store: Store, clock: Clock) -> int:
         live = transaction.live_attempts()
         for execution_id, attempt, origin, unkillable_since in live:
             why = _WHY if unkillable_since is None else _WHY_UNKILLABLE
-            transaction.end(execution_id, attempt, origin, outcome.lost(why, clock.now()))
+            ended = replace(outcome.lost(why, clock.now()), may_live=unkillable_since is not None)
+            transaction.end(execution_id, attempt, origin, ended)
     return len(live)

@@ -24,6 +24,7 @@ class Event(StrEnum):
     COMPLETE = "complete"
     FAIL = "fail"
     LOSE = "lose"
+    RETRY = "retry"
 
 
 class Cause(StrEnum):
@@ -61,6 +62,7 @@ TRANSITIONS = {
     (Status.RUNNING, Event.COMPLETE): Status.COMPLETED,
     (Status.RUNNING, Event.FAIL): Status.FAILED,
     (Status.RUNNING, Event.LOSE): Status.FAILED,
+    (Status.RUNNING, Event.RETRY): Status.PENDING,
     (Status.CANCEL_REQUESTED, Event.CANCEL): Status.CANCEL_REQUESTED,
     (Status.CANCEL_REQUESTED, Event.COMPLETE): Status.COMPLETED,
     (Status.CANCEL_REQUESTED, Event.FAIL): Status.CANCELED,

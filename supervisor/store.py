@@ -1,18 +1,20 @@
 """The executions, durably. The only module that speaks SQL, beside database.py which opens the file."""
 
 import json
+import random
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from supervisor import database
-from supervisor.clock import Clock
+from supervisor.clock import MICROSECONDS, Clock
 from supervisor.errors import AttemptStale, ExecutionUnknown, StoreError
 from supervisor.group_commit import GroupCommit
 from supervisor.limits import Limits
 from supervisor.models import Claim, Execution, Origin, Outcome, Record, Submission, Termination, as_record
+from supervisor.retry import NO_RETRY, Backoff, Retry
 from supervisor.states import FINAL, Cause, Event, Status, transition
 from supervisor.turns import Turns
 from supervisor.verdict import verdict
@@ -22,15 +24,18 @@ _QUERIES = database.load_queries()
 # A write takes milliseconds; who takes longer was stopped, or has a very busy disk.
 _PATIENCE_SECONDS = 5.0
 
+_CANCELED_FIRST = "It was canceled before it was started."
+
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Transaction:
     """One write transaction; what it does is recorded whole or not at all."""
 
-    def __init__(self, connection: sqlite3.Connection, now: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, now: int, backoff: Backoff) -> None:
         self._connection = connection
         self._now = now
+        self._backoff = backoff
 
     def enqueue(self, submission: Submission) -> None:
         """Record a PENDING execution."""
@@ -58,7 +63,8 @@ class Transaction:
             return status
         following = transition(status, Event.CANCEL)
         if following is Status.CANCELED:
-            termination = Termination(Cause.CANCELED, "It was canceled before it was started.", "client", self._now)
+            message = "It was canceled before it was started again." if attempt else _CANCELED_FIRST
+            termination = Termination(Cause.CANCELED, message, "client", self._now)
             self._end(execution_id, attempt, status, following, termination, error_log=termination.message)
         elif following is not status:
             self._execute("set_cancel_requested", id=execution_id)
@@ -78,19 +84,39 @@ class Transaction:
         limits = json.loads(row["limits"]) if row["limits"] else {}
         return Claim(row["id"], row["attempt"], row["agent_id"], row["payload"], limits)
 
+    def put_in_line(self, most: int) -> float | None:
+        """Let those be claimed whose time to try again has come.
+
+        Args:
+            most: of them at once.
+        Returns:
+            Seconds until the next one is due, not above 0 if one is already; None if none waits for its time.
+        """
+        seconds = self._seconds_to_next()
+        if seconds is None or seconds > 0:
+            return seconds
+        self._execute("put_in_line", due=self._backoff.now(), most=most)
+        return self._seconds_to_next()
+
     def start_attempt(
-        self, claim: Claim, origin: Origin, agent_digest: str | None = None, limits: Limits | None = None
+        self,
+        claim: Claim,
+        origin: Origin,
+        agent_digest: str | None = None,
+        limits: Limits | None = None,
+        retry: Retry = NO_RETRY,
     ) -> None:
         """Record the attempt that a claim begins, before it is launched.
 
         Args:
-            agent_digest, limits: of the agent as it is launched; None if it cannot be.
+            agent_digest, limits, retry: of the agent as it is launched; left out if it cannot be.
         """
         self._execute(
             "insert_attempt",
             id=claim.execution_id,
             agent_digest=agent_digest,
             limits=limits.model_dump_json() if limits else None,
+            retry=retry.model_dump_json() if retry.max_attempts > 1 else None,
             **as_record(origin),
         )
 
@@ -105,16 +131,18 @@ class Transaction:
             self._log(execution_id, "unkillable", f'{{"since":{since}}}')
 
     def end(self, execution_id: str, attempt: int, origin: Origin, outcome: Outcome) -> Status:
-        """Record the one end of an attempt and of its execution.
+        """Record the one end of an attempt, and that of its execution or that there is to be another attempt.
 
         Returns:
-            The final status: what it is depends on whether a cancel came before.
+            The following status: what it is depends on whether a cancel came before, and on the agent's retry policy
+            as the attempt was launched. PENDING: there is another attempt.
         Raises:
             ExecutionUnknown, InvalidTransition: it is not live; nothing is changed.
             AttemptStale: the attempt is not the live one of this origin; nothing is changed.
         """
         status, _ = self._status(execution_id)
-        following, outcome = verdict(status, outcome)
+        retry = NO_RETRY if outcome.completed else self._retry(execution_id)
+        following, outcome = verdict(status, outcome, attempt, retry)
         changed = self._execute(
             "end_attempt",
             id=execution_id,
@@ -122,6 +150,7 @@ class Transaction:
             node=origin.node,
             epoch=origin.epoch,
             termination=_json(outcome.termination),
+            error_log=outcome.error_log,
             usage=_json(outcome.usage),
             kill=_json(outcome.kill),
             isolation=_json(outcome.isolation),
@@ -130,7 +159,10 @@ class Transaction:
             raise AttemptStale(f"cannot end execution {execution_id}: attempt {attempt} is not the live one")
         if outcome.kill:
             self._log(execution_id, "kill", _json(outcome.kill) or "")
-        self._end(execution_id, attempt, status, following, outcome.termination, outcome.result, outcome.error_log)
+        if following is Status.PENDING:
+            self._wait_for_retry(execution_id, attempt, status, self._backoff.not_before(retry, attempt))
+        else:
+            self._end(execution_id, attempt, status, following, outcome.termination, outcome.result, outcome.error_log)
         return following
 
     def cancel_requested(self) -> list[tuple[str, int]]:
@@ -149,6 +181,23 @@ class Transaction:
         if row is None:
             raise ExecutionUnknown(f"cannot find execution {execution_id!r}: there is none")
         return Status(row["status"]), row["attempt"]
+
+    def _retry(self, execution_id: str) -> Retry:
+        """Return the retry policy of the live attempt."""
+        row = self._execute("get_retry", id=execution_id).fetchone()
+        return Retry.model_validate_json(row["retry"]) if row and row["retry"] else NO_RETRY
+
+    def _seconds_to_next(self) -> float | None:
+        first = self._execute("get_first_not_before").fetchone()[0]
+        return None if first is None else (first - self._backoff.now()) / MICROSECONDS
+
+    def _wait_for_retry(self, execution_id: str, attempt: int, status: Status, not_before: int | None) -> None:
+        changed = self._execute(
+            "wait_for_retry", id=execution_id, attempt=attempt, from_status=status, not_before=not_before
+        ).rowcount
+        if not changed:
+            raise StoreError(f"cannot try execution {execution_id} again: attempt {attempt} is not the live one")
+        self._log_status(execution_id, Status.PENDING)
 
     def _end(
         self,
@@ -187,16 +236,23 @@ class Transaction:
 class Store:
     """The database of one data directory; its methods may be called from any thread."""
 
-    def __init__(self, path: Path, clock: Clock, patience_seconds: float = _PATIENCE_SECONDS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock,
+        patience_seconds: float = _PATIENCE_SECONDS,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
         """Open the file, creating it or bringing it up to date.
 
         Args:
-            patience_seconds: how long a write waits for that of another process.
+            patience_seconds: how long a write waits for that of another process. chance: see Backoff.
         Raises:
             ConfigurationError: see database.open_current.
         """
         self._path = path
         self._clock = clock
+        self._backoff = Backoff(clock, chance)
         self._writer = database.open_current(path, clock.now())
         self._turns = Turns(path.with_suffix(".turns"), patience_seconds)
         self._threads = threading.local()
@@ -213,7 +269,7 @@ class Store:
             with self._turns.take():
                 self._writer.execute("BEGIN IMMEDIATE")
                 try:
-                    yield Transaction(self._writer, self._clock.now())
+                    yield Transaction(self._writer, self._clock.now(), self._backoff)
                     self._writer.execute("COMMIT")
                 finally:
                     if self._writer.in_transaction:

@@ -3,21 +3,23 @@
 from dataclasses import replace
 
 from supervisor.models import Outcome
+from supervisor.retry import Retry
 from supervisor.states import Cause, Event, Status, transition
 
 
-def verdict(status: Status, outcome: Outcome) -> tuple[Status, Outcome]:
-    """Return the final status of an execution and the outcome to record with it.
+def verdict(status: Status, outcome: Outcome, attempt: int, retry: Retry) -> tuple[Status, Outcome]:
+    """Return the following status of an execution and the outcome to record with it.
 
     Args:
         status: what it is now; CANCEL_REQUESTED if a client asked for its end.
-        outcome: how its attempt ended.
+        outcome: how its attempt ended. attempt: the number of that. retry: when there is another one.
     Returns:
-        An execution that ends CANCELED has that as its cause, however its process came to its end after the request.
+        PENDING if there is another attempt, else the final status. An execution that ends CANCELED has that as its
+        cause, however its process came to its end after the request.
     Raises:
         InvalidTransition: the execution is not live.
     """
-    following = transition(status, _event(outcome))
+    following = transition(status, _event(status, outcome, attempt, retry))
     if following is not Status.CANCELED:
         return following, outcome
     termination = replace(outcome.termination, code=Cause.CANCELED, by="client")
@@ -27,7 +29,10 @@ def verdict(status: Status, outcome: Outcome) -> tuple[Status, Outcome]:
     return following, replace(outcome, termination=termination)
 
 
-def _event(outcome: Outcome) -> Event:
+def _event(status: Status, outcome: Outcome, attempt: int, retry: Retry) -> Event:
     if outcome.completed:
         return Event.COMPLETE
+    # Nobody waits for one that is to be canceled, and no attempt runs beside what may be left of another.
+    if status is Status.RUNNING and not outcome.may_live and retry.allows(attempt, outcome.termination.code):
+        return Event.RETRY
     return Event.LOSE if outcome.termination.code is Cause.LOST else Event.FAIL

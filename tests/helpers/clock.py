@@ -20,3 +20,7 @@ class FakeClock(Clock):
         """Let time pass on both clocks."""
         self._now += round(seconds * MICROSECONDS)
         self._monotonic += seconds
+
+    def set_wall(self, seconds: float) -> None:
+        """Have somebody set the clock that people read, by so much."""
+        self._now += round(seconds * MICROSECONDS)

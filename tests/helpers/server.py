@@ -113,6 +113,15 @@ class RunningServer:
     def wait_for_end(self, execution_id: str, seconds: float = 20.0) -> dict[str, Any]:
         return self.wait_for(execution_id, *_FINAL, seconds=seconds)
 
+    def wait_for_retry(self, execution_id: str) -> dict[str, Any]:
+        """Return the execution as soon as it waits for another attempt."""
+
+        def waits() -> dict[str, Any] | None:
+            execution = self.get(execution_id)
+            return execution if execution["not_before"] else None
+
+        return wait_until(waits)
+
     def run(self, agent: str, **input: Any) -> dict[str, Any]:
         """Submit an execution and return it as it is at its end."""
         return self.wait_for_end(self.submit(agent, **input))

@@ -14,6 +14,7 @@ from supervisor.models import (
     Usage,
     new_execution_id,
 )
+from supervisor.retry import NO_RETRY, Retry
 from supervisor.states import Cause
 from supervisor.store import Store
 
@@ -42,19 +43,19 @@ def submit(
     return execution_id
 
 
-def claim(store: Store, *full_agents: str) -> Claim | None:
+def claim(store: Store, *full_agents: str, retry: Retry = NO_RETRY) -> Claim | None:
     """Claim the first in line and record its attempt."""
     with store.transaction() as transaction:
         claimed = transaction.claim(list(full_agents))
         if claimed:
-            transaction.start_attempt(claimed, ORIGIN, "sha256:0")
+            transaction.start_attempt(claimed, ORIGIN, "sha256:0", retry=retry)
     return claimed
 
 
-def run(store: Store, **submission: Any) -> str:
+def run(store: Store, retry: Retry = NO_RETRY, **submission: Any) -> str:
     """Submit an execution, claim it, and return its id. Nothing else may be waiting."""
     execution_id = submit(store, **submission)
-    claimed = claim(store)
+    claimed = claim(store, retry=retry)
     assert claimed
     assert claimed.execution_id == execution_id
     return execution_id

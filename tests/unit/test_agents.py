@@ -10,6 +10,7 @@ import pytest
 from supervisor.agents import Agent, AgentRegistry, read_agent
 from supervisor.errors import AgentBroken, AgentUnknown
 from supervisor.limits import CORES
+from supervisor.states import Cause
 
 COMMAND = 'command = ["true"]\n'
 ENTRYPOINT = 'entrypoint = "agent:run"\n'
@@ -80,6 +81,11 @@ def test_manifest_with_everything_is_taken_as_it_is(tmp_path: Path) -> None:
         [env]
         NAME = "value=with\\nall"
         _lower1 = ""
+        [retry]
+        max_attempts = 5
+        backoff_seconds = 0
+        backoff_max_seconds = 86400
+        on = ["STOPPED", "MEMORY"]
         """,
     )
     assert (agent.name, agent.id) == ("Weather-2.0_x", SOME_ID)
@@ -87,6 +93,7 @@ def test_manifest_with_everything_is_taken_as_it_is(tmp_path: Path) -> None:
     assert (agent.limits.timeout_seconds, agent.manifest.grace_seconds) == (0.5, 0)
     assert agent.manifest.env == {"NAME": "value=with\nall", "_lower1": ""}
     assert (agent.limits.file_size_bytes, agent.limits.disk_bytes) == (0, 64 << 20)
+    assert (agent.manifest.retry.max_attempts, agent.manifest.retry.on) == (5, (Cause.STOPPED, Cause.MEMORY))
 
 
 def test_manifest_with_a_command_keeps_each_word(tmp_path: Path) -> None:
@@ -154,6 +161,16 @@ BROKEN = {
     "too few open files": (COMMAND + "[limits]\nopen_files = 15", "limits.open_files: "),
     "no room for a result": (COMMAND + "[limits]\nresult_bytes = 1", "limits.result_bytes: "),
     "no room for a log": (COMMAND + "[limits]\nlog_bytes = 4095", "limits.log_bytes: "),
+    "no attempt": (COMMAND + "[retry]\nmax_attempts = 0", "retry.max_attempts: "),
+    "too many attempts": (COMMAND + "[retry]\nmax_attempts = 101", "retry.max_attempts: "),
+    "retry without a number of attempts": (COMMAND + '[retry]\non = ["LOST"]', "retry: max_attempts is needed"),
+    "backoff below zero": (COMMAND + "[retry]\nmax_attempts = 2\nbackoff_seconds = -1", "retry.backoff_seconds: "),
+    "backoff without end": (COMMAND + "[retry]\nmax_attempts = 2\nbackoff_max_seconds = inf", "backoff_max_seconds: "),
+    "retry on an unknown code": (COMMAND + '[retry]\nmax_attempts = 2\non = ["LOST", "OOM"]', "retry.on.1: 'OOM' is"),
+    "retry of what is done": (COMMAND + '[retry]\nmax_attempts = 2\non = ["EXITED_OK"]', "retry.on.0: 'EXITED_OK' is"),
+    "retry of what was canceled": (COMMAND + '[retry]\nmax_attempts = 2\non = ["CANCELED"]', "retry.on.0: 'CANCELED'"),
+    "retry on one code": (COMMAND + '[retry]\nmax_attempts = 2\non = "LOST"', "retry.on: "),
+    "unknown key of retry": (COMMAND + "[retry]\nmax_attempts = 2\njitter = 1", "retry.jitter: "),
     "env name with a dash": (COMMAND + '[env]\n"A-B" = ""', "env.A-B."),
     "env name is empty": (COMMAND + '[env]\n"" = ""', "env."),
     "env value with a NUL": (COMMAND + '[env]\nA = "\\u0000"', "env.A: "),

@@ -16,6 +16,7 @@ from supervisor.limits import CORES, MACHINE_BYTES, Limits, LimitsTable, most_of
 from supervisor.machine import layers
 from supervisor.manifest import Manifest, Sandbox
 from supervisor.models import Execution, Isolation, Kill, Termination, Usage
+from supervisor.retry import Retry
 from supervisor.selftest.examination import Verdict
 from supervisor.selftest.probes import AFTERWARDS, ORDINARY, PROBES
 from supervisor.settings import Settings
@@ -38,16 +39,16 @@ def test_state_table_is_the_transitions() -> None:
     assert table == TRANSITIONS
 
 
-@pytest.mark.parametrize("model", [Manifest, Sandbox])
+@pytest.mark.parametrize("model", [Manifest, Sandbox, Retry])
 def test_agents_document_has_each_key_of_the_manifest_with_its_default(
-    model: type[Manifest | Sandbox],
+    model: type[Manifest | Sandbox | Retry],
 ) -> None:
     written = {key: default for key, _, default, _ in documents.rows("docs/agents.md", "key")}
     for name, field in model.model_fields.items():
         default = field.default
         if field.is_required():
             assert f"`{name}`" in written
-        elif isinstance(default, LimitsTable | Sandbox):
+        elif isinstance(default, LimitsTable | Sandbox | Retry):
             assert written[f"`{name}`"] == ""
         else:
             text = plain(default) if isinstance(default, float) else json.dumps(default)
@@ -56,7 +57,7 @@ def test_agents_document_has_each_key_of_the_manifest_with_its_default(
 
 def test_agents_document_has_no_other_key() -> None:
     keys = {row[0].strip("`") for row in documents.rows("docs/agents.md", "key")}
-    assert keys == {*Manifest.model_fields, *Sandbox.model_fields}
+    assert keys == {*Manifest.model_fields, *Sandbox.model_fields, *Retry.model_fields}
 
 
 def test_agents_document_has_each_limit_with_its_bounds_default_and_maxima() -> None:
@@ -154,7 +155,7 @@ def test_api_document_has_each_status() -> None:
 
 def test_api_document_has_each_field_of_an_execution() -> None:
     written = {row[0].strip("`") for row in documents.rows("docs/api.md", "field")}
-    execution = Execution("id", "agent", "name", Status.PENDING, 50, "{}", None, None, 0, 0, *[None] * 9)
+    execution = Execution("id", "agent", "name", Status.PENDING, 50, "{}", None, None, 0, 0, *[None] * 10, "[]")
     shown = set(json.loads(execution_json(execution)))
     records = {name for record in (Termination, Usage, Kill, Isolation) for name in record.__slots__}
     assert not (shown | records) - written

@@ -38,11 +38,13 @@ class FakeMachine:
         self.ready = True
         self.orders: list[tuple[str, str, Status]] = []
         self.limits: list[Limits] = []
+        self.attempts: list[int] = []
         self.stopped: list[tuple[Reason, float]] = []
 
     def start(self, claim: Claim, agent: Agent) -> None:
         assert agent.id == claim.agent_id
         self.limits.append(agent.limits)
+        self.attempts.append(claim.attempt)
         self._keep("start", claim.execution_id)
 
     def stop(self, execution_id: str, attempt: int, reason: Reason) -> None:
@@ -52,8 +54,7 @@ class FakeMachine:
     def stop_all(self, reason: Reason, longest_grace_seconds: float) -> None:
         self.stopped.append((reason, longest_grace_seconds))
 
-    def release(self, execution_id: str, attempt: int) -> None:
-        assert attempt == 1
+    def release(self, execution_id: str, _attempt: int) -> None:
         self._keep("release", execution_id)
 
     def take_messages(self) -> list[Message]:
@@ -124,7 +125,8 @@ class Setup:
         return execution_id
 
     def finish(self, *execution_ids: str, cause: Cause = Cause.EXITED_OK) -> None:
-        self.machine.tell(*(Finished(execution_id, 1, an_outcome(cause)) for execution_id in execution_ids))
+        attempts = [(execution_id, self.store.get(execution_id).attempt) for execution_id in execution_ids]
+        self.machine.tell(*(Finished(*attempt, an_outcome(cause)) for attempt in attempts))
 
     def cancel(self, execution_id: str) -> None:
         self.store.cancel(execution_id)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from supervisor.errors import CorralError
+from supervisor.retry import Retry
 from supervisor.states import TRANSITIONS, Cause, Event, Status
 from supervisor.store import Store
 from tests.unit.builders import (
@@ -58,6 +59,7 @@ def insert(sql: sqlite3.Connection, table: str, row: Row) -> None:
 
 GOOD_EXECUTIONS = {
     "waiting": WAITING,
+    "waiting for another attempt": WAITING | {"attempt": 1, "not_before": 3},
     "running": RUNNING,
     "cancel requested": RUNNING | {"status": "CANCEL_REQUESTED"},
     "completed": COMPLETED,
@@ -88,6 +90,8 @@ BAD_EXECUTIONS = {
     "time is text": WAITING | {"created_at": "2026-01-02T03:04:05Z"},
     "waiting, but started": WAITING | {"started_at": 2},
     "waiting, but ended": WAITING | ENDED,
+    "running, but not yet": RUNNING | {"not_before": 3},
+    "ended, but not yet": FAILED | {"not_before": 3},
     "running, but not started": RUNNING | {"started_at": None},
     "running, but ended": RUNNING | ENDED,
     "running, with a result": RUNNING | {"final_result": "{}"},
@@ -117,6 +121,7 @@ BAD_ATTEMPTS = {
     "usage is a number": ATTEMPT | {"usage": "1"},
     "kill is a text": ATTEMPT | {"kill": '"kill"'},
     "isolation is no JSON": ATTEMPT | {"isolation": "none"},
+    "retry is a list": ATTEMPT | {"retry": "[]"},
 }
 
 BAD_EVENTS = {
@@ -226,7 +231,11 @@ CAUSES = {
     Event.COMPLETE: Cause.EXITED_OK,
     Event.FAIL: Cause.EXIT_NONZERO,
     Event.LOSE: Cause.LOST,
+    Event.RETRY: Cause.MEMORY,
 }
+
+# There the store does not ask for another attempt, whatever the end: it is a failure.
+NOT_CHOSEN = {(Status.CANCEL_REQUESTED, Event.RETRY)}
 
 
 def bring_to(store: Store, status: Status) -> str:
@@ -235,7 +244,7 @@ def bring_to(store: Store, status: Status) -> str:
         case Status.PENDING:
             return submit(store)
         case Status.RUNNING:
-            return run(store)
+            return run(store, Retry(max_attempts=2, on=(Cause.MEMORY,)))
         case Status.CANCEL_REQUESTED:
             return cancel_requested(store)
         case Status.COMPLETED:
@@ -264,7 +273,7 @@ def test_store_possible_event_gives_the_following_status(store: Store, status: S
 
 @pytest.mark.parametrize(
     ("status", "event"),
-    [pair for pair in PAIRS if pair not in TRANSITIONS or pair in NOT_OFFERED],
+    [pair for pair in PAIRS if pair in NOT_OFFERED or pair not in NOT_CHOSEN | set(TRANSITIONS)],
 )
 def test_store_impossible_event_changes_nothing(
     store: Store, sql: sqlite3.Connection, status: Status, event: Event

@@ -80,6 +80,8 @@ def test_enqueue_records_what_was_submitted_and_nothing_else(store: Store, clock
         isolation=None,
         limits=DEFAULTS.model_dump_json(),
         unkillable_since=None,
+        not_before=None,
+        attempts="[]",
     )
 
 
