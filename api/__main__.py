@@ -75,6 +75,7 @@ def main(settings_json: str, listener: str, ready: str, started_at: str) -> None
         clock=clock,
         started_at=int(started_at),
         bulletin=Bulletin(settings.bulletin),
+        data=settings.data,
     )
     server = cast(
         WaitressServer,

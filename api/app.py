@@ -1,11 +1,14 @@
 """The WSGI application: routes and what every answer has in common."""
 
+from pathlib import Path
+
 import falcon
 
 from api import errors
 from api.admin import Health
 from api.executions import Cancellation, ExecutionItem, ExecutionLogs, ExecutionRun
 from api.files import ExecutionFile, ExecutionFiles
+from api.probes import Liveness, Readiness
 from api.security import LocalOnly
 from supervisor.agents import AgentRegistry
 from supervisor.artifacts import Artifacts
@@ -25,11 +28,13 @@ def create_app(
     clock: Clock,
     started_at: int,
     bulletin: Bulletin,
+    data: Path,
 ) -> falcon.App[falcon.Request, falcon.Response]:
     """Return the application.
 
     Args:
         started_at: the server's start, in microseconds since the epoch. bulletin: what is known of sandboxes now.
+        data: the data folder, where the supervisor can be asked.
     """
     app = falcon.App(middleware=[LocalOnly()])
     errors.install(app)
@@ -40,4 +45,6 @@ def create_app(
     app.add_route("/executions/{execution_id}/files", ExecutionFiles(store, artifacts))
     app.add_route("/executions/{execution_id}/files/{name:path}", ExecutionFile(store, artifacts))
     app.add_route("/admin/health", Health(store, clock, started_at, bulletin))
+    app.add_route("/livez", Liveness())
+    app.add_route("/readyz", Readiness(store, data))
     return app

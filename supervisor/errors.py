@@ -25,6 +25,10 @@ class StoreError(CorralError):
     """The database refused or could not do the work; nothing of it was recorded."""
 
 
+class SupervisorSilent(CorralError):
+    """The supervisor that was asked is not there, or does not answer."""
+
+
 class ExecutionUnknown(StoreError):
     """No execution has this id."""
 

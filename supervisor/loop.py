@@ -89,7 +89,7 @@ class Loop:
         self._has_given_up = False
 
     def run(self) -> None:
-        """Step until shut_down() was called and no run is left, or what is left cannot be recorded."""
+        """Step until drain() or shut_down() was called and no run is left, or what is left cannot be recorded."""
         while not (self._draining and (self._slots.empty or self._has_given_up)):
             self.step()
 
@@ -109,9 +109,23 @@ class Loop:
         """The database may hold something new."""
         self._look_again = True
 
+    @property
+    def running(self) -> int:
+        """How many runs are live."""
+        return self._slots.taken
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether its last write did not fail."""
+        return not self._is_put_off
+
+    def drain(self) -> None:
+        """Launch nothing more; the runs go on."""
+        self._draining = True
+
     def shut_down(self, longest_grace_seconds: float) -> None:
         """Launch nothing more, and stop every run."""
-        self._draining = True
+        self.drain()
         self._machine.stop_all(STOPPED, longest_grace_seconds)
         self._reactor.call_at(self._clock.monotonic() + longest_grace_seconds + _LAST_WRITES_SECONDS, self._give_up)
 

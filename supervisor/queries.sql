@@ -92,6 +92,10 @@ WHERE seq IN (SELECT seq FROM executions WHERE not_before <= :due ORDER BY not_b
 -- name: get_first_not_before
 SELECT min(not_before) FROM executions WHERE not_before IS NOT NULL;
 
+-- name: change_nothing
+-- SQLite writes the row, and with it a page, although it is what it was.
+UPDATE schema_version SET name = name WHERE version = 1;
+
 -- name: list_cancel_requested
 -- A partial index is used only for a query that repeats its condition: sqlite.org/partialindex.html, section 3.
 SELECT id, attempt FROM executions WHERE status IN ('RUNNING', 'CANCEL_REQUESTED') AND status = 'CANCEL_REQUESTED';

@@ -13,8 +13,12 @@ class Slots:
         self._concurrency: dict[str, int | None] = {}
 
     @property
+    def taken(self) -> int:
+        return len(self._agent_of)
+
+    @property
     def free(self) -> int:
-        return self._max_running - len(self._agent_of)
+        return self._max_running - self.taken
 
     @property
     def empty(self) -> bool:

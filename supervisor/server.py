@@ -16,6 +16,8 @@ from supervisor import listening, recovery
 from supervisor.agent_digest import AgentDigests
 from supervisor.agents import AgentRegistry
 from supervisor.clock import Clock
+from supervisor.control import DRAIN, STATE
+from supervisor.departure import Departure
 from supervisor.errors import ConfigurationError
 from supervisor.isolation import Bulletin, Canary
 from supervisor.isolation_watch import IsolationWatch
@@ -30,6 +32,7 @@ from supervisor.machine.service import Service
 from supervisor.machine.signals import leave_on_stop_signal, on_stop_signal
 from supervisor.models import Origin
 from supervisor.nudge import NudgeReceiver
+from supervisor.reception import Reception
 from supervisor.settings import Settings
 from supervisor.store import Store
 
@@ -97,6 +100,7 @@ class Server:
             Origin("local", _boot_id(), uuid.uuid4().hex),
             settings.max_running,
         )
+        self._departure = Departure(settings, self._loop, self._stop, self._reactor, self._clock)
 
     def _new_machine(self) -> Machine:
         data, without = self._settings.data, self._settings.strict_without
@@ -106,14 +110,16 @@ class Server:
         )
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT; then stop and record every run. A second signal cuts the grace period.
+        """Serve until SIGTERM, SIGINT or a wish to drain; then every run ends, or is stopped, and is recorded.
 
         Raises:
             ConfigurationError: see above; nothing was started.
         """
-        on_stop_signal(self._reactor, self._stop)
+        on_stop_signal(self._reactor, self._departure.on_stop_signal)
         with _refusals_explained(self._settings.data):
             self._nudges = NudgeReceiver(self._settings.data)
+            words = {STATE: self._state, DRAIN: self._drain}
+            self._reception = Reception(self._settings.data, words, self._reactor, self._clock)
             self._isolation.start(self._canary)
         self._reactor.watch(self._nudges, self._on_nudge)
         self._machine.launcher.start()
@@ -121,12 +127,27 @@ class Server:
         self._loop.run()
         self._end_services()
 
+    def _state(self) -> dict[str, bool | int]:
+        return {
+            "draining": self._departure.begun,
+            "launcher": self._machine.ready,
+            "recording": self._loop.is_recording,
+            "running": self._loop.running,
+        }
+
+    def _drain(self) -> dict[str, bool | int]:
+        self._departure.drain()
+        return self._state()
+
     def _stop(self) -> None:
+        self._stop_what_serves_others()
+        self._loop.shut_down(self._shutdown_grace_seconds)
+        self._shutdown_grace_seconds = 0.0
+
+    def _stop_what_serves_others(self) -> None:
         self._isolation.stop()
         self._canaries.stop()
         self._api.stop()
-        self._loop.shut_down(self._shutdown_grace_seconds)
-        self._shutdown_grace_seconds = 0.0
 
     def _on_nudge(self) -> None:
         self._nudges.drain()
@@ -170,6 +191,7 @@ class Server:
         os.close(ready_reader)
 
     def _end_services(self) -> None:
+        self._stop_what_serves_others()
         self._machine.launcher.stop()
         deadline = self._clock.monotonic() + _SERVICES_STOP_SECONDS
         while self._service_pids():
@@ -182,8 +204,9 @@ class Server:
         self._listener.close()
         self._nudges.close()
         self._collector.close()
-        self._reactor.close()
         self._lock.close()
+        self._reception.close()
+        self._reactor.close()
 
 
 def _settle_lost(store: Store, clock: Clock) -> None:

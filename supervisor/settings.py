@@ -52,6 +52,10 @@ class Settings(BaseSettings):
     agents of the tier "strict" run without."""
     shutdown_grace_seconds: Annotated[float, Ge(0), Le(3600)] = 2.0
     """What a run is given after SIGTERM when the server stops, if its own grace period is longer."""
+    on_stop: Literal["stop", "drain"] = "stop"
+    """What the first SIGTERM means: the runs are stopped, or may end before, as after `corral drain`."""
+    drain_timeout_seconds: Annotated[float, Ge(0), Le(604_800)] = 300.0
+    """How long runs may go on when the server drains; then they are stopped."""
     max_limits: Limits = MAXIMA
     """The most that a manifest may ask for."""
     default_limits: Limits = DEFAULTS

@@ -120,6 +120,10 @@ class Transaction:
             **as_record(origin),
         )
 
+    def change_nothing(self) -> None:
+        """Write a row as it is."""
+        self._execute("change_nothing")
+
     def progress(self, execution_id: str, attempt: int, data: str) -> None:
         """Keep what the agent last said of its progress, and log it; only of the live attempt. data: JSON text."""
         if self._execute("set_progress", id=execution_id, attempt=attempt, data=data).rowcount:
@@ -292,6 +296,10 @@ class Store:
             raise ExecutionUnknown(f"cannot find execution {execution_id!r}: there is none")
         identifier, agent_id, agent_name, status, *rest = row
         return Execution(identifier, agent_id, agent_name, Status(status), *rest)
+
+    def check_writable(self) -> None:
+        """Write something that changes nothing; when this returns it is on disk. Raises StoreError."""
+        self._group.run(lambda transaction: transaction.change_nothing())
 
     def unkillable(self) -> list[tuple[str, int]]:
         """Return (execution id, since when) of all that are live and outlive SIGKILL. Raises StoreError."""

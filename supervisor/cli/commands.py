@@ -10,6 +10,7 @@ import typer
 
 from supervisor import __version__, operator_log, scaffold, service_manager
 from supervisor.agents import AgentRegistry
+from supervisor.cli.drain import drain
 from supervisor.cli.selftest import selftest
 from supervisor.doctor import Report, examine
 from supervisor.errors import CorralError
@@ -19,6 +20,7 @@ from supervisor.settings import Settings, load
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 agents_app = typer.Typer(help="List the agents, or make a new one.")
 app.add_typer(agents_app, name="agents")
+app.command()(drain)
 app.command()(selftest)
 
 Config = Annotated[Path | None, typer.Option(envvar="CORRAL_CONFIG", help="Settings file; default: corral.toml.")]

@@ -40,6 +40,7 @@ def client(tmp_path: Path) -> Iterator[TestClient]:
             clock,
             clock.now(),
             bulletin,
+            tmp_path,
         )
         yield TestClient(app, headers={"Host": "localhost", "Content-Type": "application/json"})
 

@@ -386,6 +386,7 @@ def test_step_that_cannot_commit_acts_on_nothing_and_tries_again_after_a_second(
     refuse_writes(broken)
     setup.finish(running)
     setup.step()
+    assert not setup.loop.is_recording
     assert setup.machine.orders == []
     assert [setup.status(execution_id) for execution_id in (running, waiting)] == [Status.RUNNING, Status.PENDING]
     accept_writes(broken)
@@ -399,6 +400,7 @@ def test_step_that_cannot_commit_acts_on_nothing_and_tries_again_after_a_second(
         ("start", waiting, Status.RUNNING),
         ("stop", stopping, Status.CANCEL_REQUESTED),
     ]
+    assert setup.loop.is_recording
 
 
 @pytest.mark.parametrize("recorded_before_it_fails", [0, 1, MAX_RUNNING - 1])
@@ -453,6 +455,18 @@ def test_shut_down_stops_every_run_launches_nothing_more_and_run_returns_when_al
     setup.finish(running, cause=Cause.STOPPED)
     setup.loop.run()
     assert setup.machine.orders == [("release", running, Status.FAILED)]
+    assert setup.status(waiting) is Status.PENDING
+
+
+def test_drain_launches_nothing_more_lets_the_runs_go_on_and_run_returns_when_all_are_recorded(setup: Setup) -> None:
+    running = setup.start()
+    setup.loop.drain()
+    waiting = setup.submit()
+    setup.step()
+    assert (setup.machine.orders, setup.machine.stopped, setup.loop.running) == ([], [], 1)
+    setup.finish(running)
+    setup.loop.run()
+    assert setup.machine.orders == [("release", running, Status.COMPLETED)]
     assert setup.status(waiting) is Status.PENDING
 
 
