@@ -45,7 +45,11 @@ class Conversation:
     def wait_for_end(self) -> None:
         """Return when the server has ended, however long that takes. Raises SupervisorSilent: it was killed."""
         self._connection.settimeout(None)
-        if self._connection.recv(MESSAGE_BYTES) != FAREWELL:
+        try:
+            heard = self._connection.recv(MESSAGE_BYTES)
+        except ConnectionResetError:
+            heard = b""
+        if heard != FAREWELL:
             raise SupervisorSilent("cannot wait for the end of the server: it was killed")
 
 

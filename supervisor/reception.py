@@ -1,6 +1,5 @@
 """The supervisor's end of supervisor/control.py: answers whoever asks, from the loop like everything else."""
 
-import contextlib
 import json
 import os
 import socket
@@ -53,8 +52,7 @@ class Reception:
         self._reactor.forget(self._listener)
         self._listener.close()
         for connection in list(self._connections):
-            with contextlib.suppress(OSError):
-                connection.send(FAREWELL)
+            _sent(connection, FAREWELL)
             self._hang_up(connection)
 
     def _open(self) -> None:
@@ -77,15 +75,28 @@ class Reception:
         self._reactor.watch(connection, partial(self._on_word, connection))
 
     def _on_word(self, connection: socket.socket) -> None:
-        try:
-            word = connection.recv(MESSAGE_BYTES).decode()
-            connection.send(json.dumps(self._answers[word]()).encode())
-        except BlockingIOError:
-            return
-        except (OSError, UnicodeDecodeError, KeyError):
+        answer = self._answers.get(_received(connection))
+        if answer is None or not _sent(connection, json.dumps(answer()).encode()):
             self._hang_up(connection)
 
     def _hang_up(self, connection: socket.socket) -> None:
         self._reactor.forget(connection)
         self._connections.discard(connection)
         connection.close()
+
+
+def _received(connection: socket.socket) -> str:
+    """Return what the other end has said; empty if it is gone."""
+    try:
+        return connection.recv(MESSAGE_BYTES).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _sent(connection: socket.socket, message: bytes) -> bool:
+    """Tell whether the other end has got a message; one that is gone, or that reads nothing, has not."""
+    try:
+        connection.send(message)
+    except OSError:
+        return False
+    return True

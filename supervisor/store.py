@@ -24,8 +24,6 @@ _QUERIES = database.load_queries()
 # A write takes milliseconds; who takes longer was stopped, or has a very busy disk.
 _PATIENCE_SECONDS = 5.0
 
-_CANCELED_FIRST = "It was canceled before it was started."
-
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -63,7 +61,7 @@ class Transaction:
             return status
         following = transition(status, Event.CANCEL)
         if following is Status.CANCELED:
-            message = "It was canceled before it was started again." if attempt else _CANCELED_FIRST
+            message = f"It was canceled before it was started{' again' if attempt else ''}."
             termination = Termination(Cause.CANCELED, message, "client", self._now)
             self._end(execution_id, attempt, status, following, termination, error_log=termination.message)
         elif following is not status:
