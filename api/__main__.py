@@ -67,7 +67,7 @@ def main(settings_json: str, listener: str, ready: str, started_at: str) -> None
     settings = Settings.model_validate_json(settings_json)
     clock = Clock()
     app = create_app(
-        store=Store(settings.database, clock),
+        store=Store.attach(settings.database, clock),
         agents=AgentRegistry(settings.agents, settings.policy),
         logs=Logs(settings.logs),
         artifacts=Artifacts(settings.files),

@@ -12,6 +12,7 @@ from supervisor.errors import (
     CorralError,
     ExecutionUnknown,
     FileUnknown,
+    KeyReused,
     SandboxUnavailable,
     StoreError,
 )
@@ -34,8 +35,8 @@ _STATUS: tuple[tuple[type[CorralError], str], ...] = (
     (StoreError, falcon.HTTP_503),
 )
 
-# Which field of the body a domain error is about.
-_FIELD = {AgentUnknown: "agent_id", AgentBroken: "agent_id"}
+# Which field of the body, or which header, a domain error is about.
+_FIELD = {AgentUnknown: "agent_id", AgentBroken: "agent_id", KeyReused: "Idempotency-Key"}
 
 
 class InvalidRequest(falcon.HTTPError):

@@ -7,9 +7,11 @@ from uuid import UUID
 import falcon
 
 from api.errors import InvalidRequest
+from api.idempotency import read_once
 from api.schemas import RunRequest, execution_json, input_text, lowered_limits, read_body
 from supervisor.agents import AgentRegistry
 from supervisor.errors import AttemptUnknown, ExecutionUnknown, SandboxUnavailable
+from supervisor.idempotency import Once
 from supervisor.isolation import Bulletin
 from supervisor.logs import STREAMS, Logs, Slice
 from supervisor.models import Execution, Submission, new_execution_id
@@ -31,13 +33,36 @@ class ExecutionRun:
         self._nudger = nudger
 
     def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
-        """Record an execution; the answer is sent after it is on disk."""
+        """Record an execution, once for each key; the answer is sent after it is on disk."""
         body = read_body(request, RunRequest)
+        once = read_once(request, body)
+        execution_id, is_replay = self._record(body, once)
+        if is_replay:
+            response.set_header("Idempotent-Replayed", "true")
+        # Also for an earlier one: whoever recorded it may have died before this.
+        self._nudger.nudge()
+        response.status = falcon.HTTP_202
+        response.location = f"/executions/{execution_id}"
+        # The contract's word for PENDING in this one answer.
+        response.media = {"execution_id": execution_id, "status": "QUEUED"}
+
+    def _record(self, body: RunRequest, once: Once | None) -> tuple[str, bool]:
+        """Return the id of the execution, and whether it was recorded before under the same key."""
+        # Before anything else is looked at: what was accepted once is not refused later.
+        earlier = self._store.recorded_for(once) if once else None
+        if earlier:
+            return earlier, True
+        submission = self._submission(body)
+        execution_id = self._store.enqueue(submission, once)
+        return execution_id, execution_id != submission.execution_id
+
+    def _submission(self, body: RunRequest) -> Submission:
+        """Return what is to be recorded. Raises CorralError, InvalidRequest: it cannot be accepted."""
         agent = self._agents.find(body.agent_id)
         refusal = self._bulletin.canary().refusal(agent.manifest.sandbox.tier)
         if refusal:
             raise SandboxUnavailable(f"cannot run agent {agent.name!r}: {refusal}")
-        submission = Submission(
+        return Submission(
             execution_id=new_execution_id(),
             agent_id=agent.id,
             agent_name=agent.name,
@@ -45,12 +70,6 @@ class ExecutionRun:
             payload=input_text(body.input),
             limits=lowered_limits(body, agent),
         )
-        self._store.enqueue(submission)
-        self._nudger.nudge()
-        response.status = falcon.HTTP_202
-        response.location = f"/executions/{submission.execution_id}"
-        # The contract's word for PENDING in this one answer.
-        response.media = {"execution_id": submission.execution_id, "status": "QUEUED"}
 
 
 class ExecutionItem:

@@ -45,7 +45,7 @@ class Readiness:
 
     def _of_database(self) -> Iterator[str]:
         try:
-            self._store.check_writable()
+            self._store.check_writing()
         except StoreError as error:
             yield str(error)
 

@@ -30,6 +30,7 @@ class LeftOut(StrEnum):
     TOO_MANY = "too_many"
     TOO_LARGE = "too_large"
     NOT_LOOKED_AT = "not_looked_at"
+    NOT_WRITTEN = "not_written"
 
 
 @dataclass(frozen=True, slots=True)

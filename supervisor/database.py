@@ -1,43 +1,70 @@
-"""Opening the database file: pragmas, named queries, migrations."""
+"""Opening the database file: whose it is, pragmas, named queries, migrations."""
 
 import re
 import sqlite3
+from contextlib import closing
 from importlib import resources
 from pathlib import Path
 
 from supervisor.errors import ConfigurationError
 
-# How long a write waits for another process's write, which takes a millisecond or two.
-BUSY_SECONDS = 10
+# In the header of each file of ours. Source: sqlite.org/pragma.html, "application_id".
+APPLICATION_ID = int.from_bytes(b"Corr", "big")
+
+# How long SQLite waits for another process. Those of ours take turns, so it is somebody else's, who may take for ever.
+BUSY_SECONDS = 1.0
 
 _PACKAGE = resources.files("supervisor")
+
+# What SQLite says, in an operator's words. Source: sqlite.org/rescode.html.
+_REASONS = {
+    sqlite3.SQLITE_BUSY: "another process has been writing for a while",
+    sqlite3.SQLITE_CANTOPEN: "its file or its folder cannot be opened",
+    sqlite3.SQLITE_CORRUPT: "its file is damaged",
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_IOERR: "the disk does not do what it is told",
+    sqlite3.SQLITE_NOTADB: "its file is damaged or no database",
+    sqlite3.SQLITE_READONLY: "its file or its folder cannot be written",
+}
+
+_WAY_OUT = "restore it from a backup, or move it away to begin with an empty one"
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def open_current(path: Path, now: int) -> sqlite3.Connection:
     """Open the file, creating it or bringing its schema up to date.
 
     Raises:
-        ConfigurationError: it cannot be opened, is no database, or is a newer version's; it is left as it was.
+        ConfigurationError: it cannot be opened or written, or is damaged, another program's or a newer version's; it is
+            left as it was.
     """
     try:
-        connection = connect(path)
+        if path.exists():
+            _check_ours(path)
+        connection = connect(path, mode="rwc")
+        try:
+            migrate(connection, now)
+            _check_writable(connection)
+        except BaseException:
+            connection.close()
+            raise
     except sqlite3.Error as error:
-        raise ConfigurationError(f"cannot open the database: {error}") from error
-    try:
-        migrate(connection, now)
-    except ConfigurationError:
-        connection.close()
-        raise
+        raise _refusal(path, f"{explain(error)}{f'; {_WAY_OUT}' if is_damage(error) else ''}") from error
     return connection
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path, busy_seconds: float = BUSY_SECONDS, mode: str = "rw") -> sqlite3.Connection:
     """Open a connection with Corral's settings; transactions are begun and ended by hand.
 
     synchronous=FULL makes a commit durable before it returns, also in WAL mode.
     Source: sqlite.org/pragma.html, "synchronous".
+
+    Args:
+        mode: "rwc" creates the file. Source: sqlite.org/uri.html.
+    Raises:
+        sqlite3.Error.
     """
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection = _open(path, f"mode={mode}", busy_seconds)
     connection.row_factory = sqlite3.Row
     try:
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
@@ -56,26 +83,101 @@ def load_queries() -> dict[str, str]:
 
 
 def migrate(connection: sqlite3.Connection, now: int) -> None:
-    """Bring the schema up to date; each step and its record are one transaction.
-
-    Raises:
-        ConfigurationError: the file was written by a newer version, or a step cannot be applied.
-    """
-    try:
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS schema_version"
-            " (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at INTEGER NOT NULL) STRICT"
+    """Bring the schema up to date; each step and its record are one transaction. Raises sqlite3.Error."""
+    done = _version(connection)
+    for version, step in enumerate(_steps()[done:], start=done + 1):
+        connection.executescript(
+            "BEGIN IMMEDIATE; CREATE TABLE IF NOT EXISTS schema_version"
+            " (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at INTEGER NOT NULL) STRICT;"
+            f"{(_PACKAGE / 'migrations' / step).read_text()};"
+            f"INSERT INTO schema_version VALUES ({version}, '{step}', {now}); COMMIT"
         )
-        done = connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchone()[0]
-        steps = sorted((_PACKAGE / "migrations").iterdir(), key=lambda step: step.name)
-        if done > len(steps):
-            raise ConfigurationError(
-                f"cannot open the database: its schema is version {done}, this program knows {len(steps)}"
-            )
-        for version, step in enumerate(steps[done:], start=done + 1):
-            connection.executescript(
-                f"BEGIN IMMEDIATE; {step.read_text()};"
-                f"INSERT INTO schema_version VALUES ({version}, '{step.name}', {now}); COMMIT"
-            )
-    except sqlite3.Error as error:
-        raise ConfigurationError(f"cannot open the database: {error}") from error
+
+
+def explain(error: sqlite3.Error) -> str:
+    """Return why, for an operator: in words as far as there are any, and as SQLite has it."""
+    reason = _REASONS.get(_code(error))
+    return f"{reason} ({error.sqlite_errorname}: {error})" if reason else str(error)
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Tell whether another process is to blame."""
+    return _code(error) == sqlite3.SQLITE_BUSY
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Tell whether the content of the file is to blame."""
+    return _code(error) in _DAMAGED
+
+
+def leaves_connection_good(error: sqlite3.Error) -> bool:
+    """Tell whether a connection is as good as before: what was asked for was refused, and nothing else is wrong."""
+    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_FULL)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """Return the primary result code; 0 if the error is not SQLite's but that of Python's module."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _check_ours(path: Path) -> None:
+    """Look at a file without changing it. Raises ConfigurationError: it is not for this program."""
+    if not path.is_file():
+        raise _refusal(path, "there is something else than a file")
+    # Without a log there is nothing to know but what is in the file, and no reason to make files beside it.
+    log = path.with_name(f"{path.name}-wal")
+    with closing(_open(path, "mode=ro" if log.exists() else "mode=ro&immutable=1")) as connection:
+        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+        if application_id != APPLICATION_ID and not (application_id == 0 and _is_empty_or_older(connection)):
+            raise _refusal(path, "it belongs to another program; move it away, or use another folder for the data")
+        version, known = _version(connection), len(_steps())
+    if version > known:
+        raise _refusal(
+            path,
+            f"its schema is version {version}, this program knows {known}; start the newer version of Corral again,"
+            " or restore a backup from before the update",
+        )
+
+
+def _is_empty_or_older(connection: sqlite3.Connection) -> bool:
+    """Tell whether a file without an application id is ours all the same: the first versions had set none."""
+    if not _has(connection, "sqlite_schema"):
+        return True
+    return _version(connection) > 0 and _has(connection, f"schema_version WHERE version = 1 AND name = '{_steps()[0]}'")
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    """Return the number of steps that a file has behind it."""
+    if not _has(connection, "sqlite_schema WHERE name = 'schema_version'"):
+        return 0
+    return int(connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchone()[0])
+
+
+def _has(connection: sqlite3.Connection, rows: str) -> bool:
+    return bool(connection.execute(f"SELECT EXISTS (SELECT * FROM {rows})").fetchone()[0])
+
+
+def _check_writable(connection: sqlite3.Connection) -> None:
+    """Write without changing anything. Raises sqlite3.Error.
+
+    What SQLite may not write it opens for reading only, and says so at the first write.
+    """
+    connection.execute("PRAGMA user_version = 0")
+
+
+def _steps() -> list[str]:
+    return sorted(step.name for step in (_PACKAGE / "migrations").iterdir())
+
+
+def _open(path: Path, parameters: str, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?{parameters}",
+        uri=True,
+        timeout=busy_seconds,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+
+
+def _refusal(path: Path, reason: str) -> ConfigurationError:
+    return ConfigurationError(f"cannot open the database {str(path)!r}: {reason}")

@@ -29,6 +29,18 @@ class SupervisorSilent(CorralError):
     """The supervisor that was asked is not there, or does not answer."""
 
 
+class StoreBusy(StoreError):
+    """Another process has kept the database from being used for longer than one waits."""
+
+
+class StoreDamaged(StoreError):
+    """The content of the database file cannot be trusted; nothing is written to it any more."""
+
+
+class KeyReused(CorralError):
+    """The idempotency key stands for another request."""
+
+
 class ExecutionUnknown(StoreError):
     """No execution has this id."""
 

@@ -6,6 +6,7 @@ So an offset always means the same byte, what is missing shows as a gap, and a r
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,21 +44,34 @@ class LogWriter:
         self.size = 0
 
     def append(self, data: bytes) -> None:
-        """Write bytes at the end. Raises OSError: the disk does not take them."""
+        """Write bytes at the end. Raises OSError: the disk does not take them; they are a gap."""
         rest = memoryview(data)
-        while rest:
-            if self._file is None or self.size == self._segment_end:
-                self._next_segment()
-            assert self._file is not None
-            written = os.write(self._file, rest[: self._segment_end - self.size])
-            self.size += written
-            rest = rest[written:]
+        try:
+            while rest:
+                if self._file is None or self.size == self._segment_end:
+                    self._next_segment()
+                assert self._file is not None
+                written = os.write(self._file, rest[: self._segment_end - self.size])
+                self.size += written
+                rest = rest[written:]
+        except OSError:
+            self._leave_gap(len(rest))
+            raise
 
     def close(self) -> None:
         """Close the open segment; nothing can be appended any more."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+    def _leave_gap(self, lost_bytes: int) -> None:
+        """Go on behind what is lost, in another segment; one that has got nothing would only count for the cap."""
+        if self._file is not None and os.fstat(self._file).st_size == 0:
+            with suppress(OSError):
+                self._path(self.size).unlink()
+            self._tail = [start for start in self._tail if start != self.size]
+        self.close()
+        self.size += lost_bytes
 
     def _next_segment(self) -> None:
         self.close()
@@ -78,12 +92,13 @@ class LogWriter:
 
 
 class LogBook:
-    """The open logs of all live attempts. A log that cannot be written is given up; its run goes on."""
+    """The open logs of all live attempts. What cannot be written is lost; the run goes on, and its log when it can."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._caps: dict[tuple[str, int], int] = {}
-        self._writers: dict[tuple[str, int, str], LogWriter | None] = {}
+        self._writers: dict[tuple[str, int, str], LogWriter] = {}
+        self._failing: set[tuple[str, int, str]] = set()
 
     def open(self, execution_id: str, attempt: int, cap_bytes: int) -> None:
         """Begin the logs of an attempt. cap_bytes: of each stream."""
@@ -95,21 +110,20 @@ class LogBook:
         if key not in self._writers:
             folder = attempt_folder(self._root, execution_id, attempt)
             self._writers[key] = LogWriter(folder, stream, self._caps[execution_id, attempt])
-        writer = self._writers[key]
-        if writer is None:
-            return
         try:
-            writer.append(data)
+            self._writers[key].append(data)
+            self._failing.discard(key)
         except OSError as error:
-            _log.error("log given up", execution=execution_id, stream=stream, error=str(error))
-            writer.close()
-            self._writers[key] = None
+            if key not in self._failing:
+                _log.error("log not written", execution=execution_id, stream=stream, error=str(error))
+            self._failing.add(key)
 
     def close(self, execution_id: str, attempt: int) -> None:
         """End the logs of an attempt."""
         del self._caps[execution_id, attempt]
         for stream in STREAMS:
             writer = self._writers.pop((execution_id, attempt, stream), None)
+            self._failing.discard((execution_id, attempt, stream))
             if writer:
                 writer.close()
 

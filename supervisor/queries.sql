@@ -4,6 +4,22 @@
 INSERT INTO executions (id, agent_id, agent_name, priority, payload, limits, created_at)
 VALUES (:id, :agent_id, :agent_name, :priority, :payload, :limits, :now);
 
+-- name: get_key
+SELECT fingerprint, execution_id FROM idempotency_keys WHERE key = :key AND created_at > :expired;
+
+-- name: set_key
+-- In place of one that has expired.
+REPLACE INTO idempotency_keys (key, fingerprint, execution_id, created_at) VALUES (:key, :fingerprint, :id, :now);
+
+-- name: delete_expired_keys
+DELETE FROM idempotency_keys WHERE key IN (
+    SELECT key FROM idempotency_keys WHERE created_at <= :expired ORDER BY created_at LIMIT :most
+);
+
+-- name: touch
+-- Writes the first page, and changes nothing: an update of a row to what it is would not write at all.
+PRAGMA user_version = 0;
+
 -- name: insert_event
 INSERT INTO events (execution_seq, attempt, kind, data, at)
 SELECT seq, attempt, :kind, :data, :now FROM executions WHERE id = :id;
@@ -91,10 +107,6 @@ WHERE seq IN (SELECT seq FROM executions WHERE not_before <= :due ORDER BY not_b
 
 -- name: get_first_not_before
 SELECT min(not_before) FROM executions WHERE not_before IS NOT NULL;
-
--- name: change_nothing
--- SQLite writes the row, and with it a page, although it is what it was.
-UPDATE schema_version SET name = name WHERE version = 1;
 
 -- name: list_cancel_requested
 -- A partial index is used only for a query that repeats its condition: sqlite.org/partialindex.html, section 3.

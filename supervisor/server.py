@@ -74,7 +74,7 @@ class Server:
             for folder in (settings.data, settings.logs):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = FileLock(settings.data / "lock")
-        self._lock.acquire(_PREDECESSOR_SECONDS)
+            self._lock.acquire(_PREDECESSOR_SECONDS)
         self._canary = _check_isolation(settings)
         self._listener = listening.listen(settings.host, settings.port)
         prctl.become_subreaper()
@@ -83,7 +83,8 @@ class Server:
         with _refusals_explained(settings.data):
             store = Store(settings.database, self._clock, _WRITE_PATIENCE_SECONDS)
             self._collector = Collector(settings.files, settings.max_files, settings.max_files_bytes, self._reactor)
-        self._api = Service("api", self._spawn_api, lambda: None, self._reactor, self._clock)
+        # One that dies may have recorded something and told nobody.
+        self._api = Service("api", self._spawn_api, lambda: self._loop.look(), self._reactor, self._clock)
         self._canaries = Canaries(settings.strict_without, self._reactor, self._clock)
         publish = Bulletin(settings.bulletin).publish
         self._isolation = IsolationWatch(self._canaries.send, publish, self._reactor, self._clock)

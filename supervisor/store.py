@@ -1,17 +1,21 @@
 """The executions, durably. The only module that speaks SQL, beside database.py which opens the file."""
 
 import json
+import os
 import random
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from supervisor import database
+from supervisor.breaker import Breaker
 from supervisor.clock import MICROSECONDS, Clock
+from supervisor.connections import Connections, DatabaseFile
 from supervisor.errors import AttemptStale, ExecutionUnknown, StoreError
 from supervisor.group_commit import GroupCommit
+from supervisor.idempotency import REMOVED_AT_ONCE, Once, expired
 from supervisor.limits import Limits
 from supervisor.models import Claim, Execution, Origin, Outcome, Record, Submission, Termination, as_record
 from supervisor.retry import NO_RETRY, Backoff, Retry
@@ -35,8 +39,19 @@ class Transaction:
         self._now = now
         self._backoff = backoff
 
-    def enqueue(self, submission: Submission) -> None:
-        """Record a PENDING execution."""
+    def enqueue(self, submission: Submission, once: Once | None = None) -> str:
+        """Record a PENDING execution, unless that was done before under the same key.
+
+        Returns:
+            The id of the execution, which is the submission's if it is new.
+        Raises:
+            KeyReused: the key stands for another request; nothing is changed.
+        """
+        if once:
+            earlier = once.earlier(self._execute("get_key", key=once.key, expired=expired(self._now)).fetchone())
+            if earlier:
+                return earlier
+            self._keep(once, submission.execution_id)
         self._execute(
             "insert_execution",
             id=submission.execution_id,
@@ -47,6 +62,11 @@ class Transaction:
             limits=submission.limits.model_dump_json(),
         )
         self._log_status(submission.execution_id, Status.PENDING)
+        return submission.execution_id
+
+    def touch(self) -> None:
+        """Write, and change nothing."""
+        self._execute("touch")
 
     def cancel(self, execution_id: str) -> Status:
         """Ask for the end of an execution: a PENDING one is CANCELED at once, a RUNNING one is CANCEL_REQUESTED.
@@ -118,10 +138,6 @@ class Transaction:
             **as_record(origin),
         )
 
-    def change_nothing(self) -> None:
-        """Write a row as it is."""
-        self._execute("change_nothing")
-
     def progress(self, execution_id: str, attempt: int, data: str) -> None:
         """Keep what the agent last said of its progress, and log it; only of the live attempt. data: JSON text."""
         if self._execute("set_progress", id=execution_id, attempt=attempt, data=data).rowcount:
@@ -178,6 +194,11 @@ class Transaction:
             for row in self._execute("list_live_attempts")
         ]
 
+    def _keep(self, once: Once, execution_id: str) -> None:
+        """Remember a key, and forget some that count no more."""
+        self._execute("delete_expired_keys", expired=expired(self._now), most=REMOVED_AT_ONCE)
+        self._execute("set_key", key=once.key, fingerprint=once.fingerprint, id=execution_id)
+
     def _status(self, execution_id: str) -> tuple[Status, int]:
         row = self._execute("get_status", id=execution_id).fetchone()
         if row is None:
@@ -231,7 +252,7 @@ class Transaction:
     def _log(self, execution_id: str, kind: str, data: str) -> None:
         self._execute("insert_event", id=execution_id, kind=kind, data=data)
 
-    def _execute(self, query: str, **values: str | int | None) -> sqlite3.Cursor:
+    def _execute(self, query: str, **values: str | int | bytes | None) -> sqlite3.Cursor:
         return self._connection.execute(_QUERIES[query], {"now": self._now, **values})
 
 
@@ -252,13 +273,42 @@ class Store:
         Raises:
             ConfigurationError: see database.open_current.
         """
-        self._path = path
+        writer = database.open_current(path, clock.now())
+        self._attach(DatabaseFile(path), clock, patience_seconds, writer, chance)
+
+    @classmethod
+    def attach(cls, path: Path, clock: Clock, patience_seconds: float = _PATIENCE_SECONDS) -> Self:
+        """Return the store of a file that another process keeps open and up to date.
+
+        It is opened when it is needed, so whatever is wrong with it now is an error of the calls below.
+        """
+        store = cls.__new__(cls)
+        store._attach(DatabaseFile(path), clock, patience_seconds)
+        return store
+
+    def impatient(self, patience_seconds: float) -> Self:
+        """Return another store of the same file, which waits less for others; it is closed with this one."""
+        other = self.__class__.__new__(self.__class__)
+        other._attach(self._file, self._clock, patience_seconds)
+        self._others.append(other)
+        return other
+
+    def _attach(
+        self,
+        file: DatabaseFile,
+        clock: Clock,
+        patience_seconds: float,
+        writer: sqlite3.Connection | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._file = file
         self._clock = clock
         self._backoff = Backoff(clock, chance)
-        self._writer = database.open_current(path, clock.now())
-        self._turns = Turns(path.with_suffix(".turns"), patience_seconds)
-        self._threads = threading.local()
-        self._group = GroupCommit(self.transaction)
+        self._connections = Connections(file, min(patience_seconds, database.BUSY_SECONDS), writer)
+        self._turns = Turns(file.path.with_suffix(".turns"), patience_seconds)
+        self._breaker = Breaker(clock)
+        self._group = GroupCommit(self._shared)
+        self._others: list[Self] = []
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
@@ -269,19 +319,39 @@ class Store:
         """
         try:
             with self._turns.take():
-                self._writer.execute("BEGIN IMMEDIATE")
+                writer = self._connections.writer()
+                writer.execute("BEGIN IMMEDIATE")
                 try:
-                    yield Transaction(self._writer, self._clock.now(), self._backoff)
-                    self._writer.execute("COMMIT")
+                    yield Transaction(writer, self._clock.now(), self._backoff)
+                    writer.execute("COMMIT")
                 finally:
-                    if self._writer.in_transaction:
-                        self._writer.execute("ROLLBACK")
+                    if writer.in_transaction:
+                        writer.execute("ROLLBACK")
         except (sqlite3.Error, TimeoutError) as error:
-            raise StoreError(f"cannot write to the database: {error}") from error
+            raise self._connections.writing_failed(error) from error
 
-    def enqueue(self, submission: Submission) -> None:
-        """Record a submission; when this returns it is on disk. Raises StoreError."""
-        self._group.run(lambda transaction: transaction.enqueue(submission))
+    @contextmanager
+    def _shared(self) -> Iterator[Transaction]:
+        with self._breaker.attempt(), self.transaction() as transaction:
+            yield transaction
+
+    def enqueue(self, submission: Submission, once: Once | None = None) -> str:
+        """See Transaction.enqueue; when this returns it is on disk. Raises StoreError too."""
+        return self._group.run(lambda transaction: transaction.enqueue(submission, once))
+
+    def recorded_for(self, once: Once) -> str | None:
+        """Return the execution that was recorded under a key, None if none was. Raises KeyReused, StoreError."""
+        rows = self._read("get_key", key=once.key, expired=expired(self._clock.now()))
+        return once.earlier(tuple(rows[0]) if rows else None)
+
+    def check_writing(self) -> None:
+        """Write without changing anything. Raises StoreError: nothing can be recorded now."""
+        self._group.run(Transaction.touch)
+
+    def free_bytes(self) -> int:
+        """Return the room on the file's disk for a user like ours. Raises OSError."""
+        disk = os.statvfs(self._file.path.parent)
+        return disk.f_bavail * disk.f_frsize
 
     def cancel(self, execution_id: str) -> Status:
         """See Transaction.cancel."""
@@ -295,33 +365,22 @@ class Store:
         identifier, agent_id, agent_name, status, *rest = row
         return Execution(identifier, agent_id, agent_name, Status(status), *rest)
 
-    def check_writable(self) -> None:
-        """Write something that changes nothing; when this returns it is on disk. Raises StoreError."""
-        self._group.run(lambda transaction: transaction.change_nothing())
-
     def unkillable(self) -> list[tuple[str, int]]:
         """Return (execution id, since when) of all that are live and outlive SIGKILL. Raises StoreError."""
         return [(row["id"], row["unkillable_since"]) for row in self._read("list_unkillable")]
 
     def close(self) -> None:
         """Close the writing connection and the calling thread's reading one; the others go with their threads."""
-        self._writer.close()
-        if hasattr(self._threads, "connection"):
-            self._threads.connection.close()
+        for other in self._others:
+            other.close()
+        self._connections.close()
         self._turns.close()
 
-    def _read(self, query: str, **values: str) -> list[sqlite3.Row]:
+    def _read(self, query: str, **values: str | int) -> list[sqlite3.Row]:
         try:
-            return self._reader().execute(_QUERIES[query], values).fetchall()
+            return self._connections.reader().execute(_QUERIES[query], values).fetchall()
         except sqlite3.Error as error:
-            raise StoreError(f"cannot read from the database: {error}") from error
-
-    def _reader(self) -> sqlite3.Connection:
-        """Return the calling thread's own connection: with WAL a reader never waits for a writer."""
-        if not hasattr(self._threads, "connection"):
-            self._threads.connection = database.connect(self._path)
-        connection: sqlite3.Connection = self._threads.connection
-        return connection
+            raise self._connections.reading_failed(error) from error
 
 
 def _json(record: Record | None) -> str | None:

@@ -90,7 +90,8 @@ class _PlaceInLine:
 
 
 def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # For reading: that a lock can be taken of a file that is there already, also while the disk is read-only.
+    return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _lock(descriptor: int, how: int = 0) -> bool:

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import structlog
 
-from supervisor.artifacts import CONTENTS, INDEX, Artifact, Index
+from supervisor.artifacts import CONTENTS, INDEX, Artifact, Index, LeftOut
 from supervisor.logs import attempt_folder
 from supervisor.machine.leavings import Leavings, is_empty
 from supervisor.machine.reactor import Reactor
@@ -100,12 +100,22 @@ class Collector:
             unfinished = self._root / _UNFINISHED / f"{execution_id}.{attempt}"
             unfinished.mkdir(parents=True)
             try:
-                if _copy_all(Leavings(work, self._most_files, self._most_bytes), unfinished):
+                if self._fill(unfinished, work):
                     _publish(unfinished, attempt_folder(self._root, execution_id, attempt), self._root)
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
         finally:
             os.close(work)
+
+    def _fill(self, folder: Path, work: int) -> bool:
+        """Put into a folder what is kept; if the disk does not take it, an index that says so."""
+        try:
+            return _copy_all(Leavings(work, self._most_files, self._most_bytes), folder)
+        except OSError as error:
+            _log.error("files not written", run=folder.name, error=str(error))
+        for name in (CONTENTS, INDEX):
+            (folder / name).unlink(missing_ok=True)
+        return _copy_none(work, folder)
 
 
 def _copy_all(leavings: Leavings, folder: Path) -> bool:
@@ -113,10 +123,24 @@ def _copy_all(leavings: Leavings, folder: Path) -> bool:
     with (folder / CONTENTS).open("xb") as contents:
         files = tuple(_copy(name, size, source, contents) for name, size, source in leavings.files())
         _flush(contents)
-    with (folder / INDEX).open("xb") as index:
-        index.write(Index(files, leavings.left_out).to_json().encode())
-        _flush(index)
+    _write_index(folder, Index(files, leavings.left_out))
     return bool(files or leavings.left_out)
+
+
+def _copy_none(work: int, folder: Path) -> bool:
+    """Write an index by which no file was kept, and return that there is something to tell of."""
+    leavings = Leavings(work, most_files=0, most_bytes=0)
+    for _ in leavings.files():
+        raise AssertionError("no file may be kept")
+    leavings.left_out[LeftOut.NOT_WRITTEN] += leavings.left_out.pop(LeftOut.TOO_MANY, 0)
+    _write_index(folder, Index((), leavings.left_out))
+    return True
+
+
+def _write_index(folder: Path, content: Index) -> None:
+    with (folder / INDEX).open("xb") as index:
+        index.write(content.to_json().encode())
+        _flush(index)
 
 
 def _copy(name: str, size: int, source: int, contents: BinaryIO) -> Artifact:

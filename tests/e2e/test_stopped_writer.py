@@ -34,4 +34,5 @@ def test_stopped_writer_delays_what_is_recorded_but_no_answer_and_no_end(tmp_pat
             assert server.get(execution_id)["status"] == "RUNNING"
             assert "another process has been writing" in server.errors()
         assert server.wait_for_end(execution_id)["termination"]["code"] == "WALL_TIME"
-        assert server.run("ok")["status"] == "COMPLETED"
+        # Not before what Retry-After has said.
+        wait_until(lambda: server.http.post("/executions/run", json={"agent_id": "ok"}).status_code == 202)

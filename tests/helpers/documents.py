@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS = (
     "README.md",
-    *(f"docs/{name}.md" for name in ("architecture", "isolation", "agents", "api", "operations")),
+    *(f"docs/{name}.md" for name in ("architecture", "isolation", "agents", "api", "operations", "reliability")),
 )
 
 # A block in sh is to be pasted; a block in text or json right below it is what it then shows.

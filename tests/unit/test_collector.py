@@ -15,6 +15,7 @@ from supervisor.logs import attempt_folder
 from supervisor.machine import collector as collector_module
 from supervisor.machine.collector import Collector
 from supervisor.machine.reactor import Reactor
+from tests.helpers.full_disk import files_of_at_most
 
 ID = "01999999-9999-7999-8999-999999999999"
 
@@ -130,6 +131,20 @@ def test_failure_is_logged_and_the_end_is_told_all_the_same(
     (root / "99").unlink()
     collect(collector, reactor, opened(work))
     assert len(Artifacts(root).index(ID, 1).files) == 1
+
+
+def test_files_that_the_disk_does_not_take_are_counted(
+    collector: Collector, reactor: Reactor, root: Path, work: Path
+) -> None:
+    for name, size in (("a", 10), ("b", 5000), ("c", 10)):
+        (work / name).write_bytes(bytes([1]) * size)
+    (work / "link").symlink_to("a")
+    with capture_logs() as logs, files_of_at_most(1000):
+        collect(collector, reactor, opened(work))
+    assert [entry["event"] for entry in logs] == ["files not written"]
+    index = Artifacts(root).index(ID, 1)
+    assert (index.files, index.left_out) == ((), {"not_written": 3, "symbolic_link": 1})
+    assert not os.listdir(root / "unfinished")
 
 
 def test_bug_is_logged_with_its_traceback_and_the_end_is_told_all_the_same(

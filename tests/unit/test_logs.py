@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from supervisor.logs import LogBook, Logs, LogWriter, Slice, attempt_folder
 from supervisor.models import new_execution_id
+from tests.helpers.full_disk import files_of_at_most
 
 EXECUTION = new_execution_id()
 CAP = 4096
@@ -191,7 +192,7 @@ def test_log_read_while_it_is_written_gives_every_slice_as_it_was_written(tmp_pa
 # -- the book of all open logs -----------------------------------------------------------------------------------------
 
 
-def test_book_log_that_cannot_be_written_is_given_up_once_and_the_others_go_on(tmp_path: Path) -> None:
+def test_book_log_that_cannot_be_written_is_told_once_and_the_others_go_on(tmp_path: Path) -> None:
     other = new_execution_id()
     book = LogBook(tmp_path)
     attempt_folder(tmp_path, EXECUTION, 1).parent.mkdir(parents=True)
@@ -202,28 +203,39 @@ def test_book_log_that_cannot_be_written_is_given_up_once_and_the_others_go_on(t
         for _ in range(3):
             for execution_id in (EXECUTION, other):
                 book.append(execution_id, 1, "stdout", b"line ")
-    assert [(entry["event"], entry["execution"]) for entry in logs] == [("log given up", EXECUTION)]
+    assert [(entry["event"], entry["execution"]) for entry in logs] == [("log not written", EXECUTION)]
     for execution_id in (EXECUTION, other):
         book.close(execution_id, 1)
     assert Logs(tmp_path).read(other, 1, "stdout", 0, 100).data == b"line line line "
 
 
-def test_book_log_that_cannot_go_on_keeps_what_it_has(tmp_path: Path) -> None:
+@pytest.mark.parametrize("before", [0, 1, HEAD - 1, HEAD])
+def test_book_log_has_a_gap_where_the_disk_took_nothing_and_goes_on_behind_it(tmp_path: Path, before: int) -> None:
     book = LogBook(tmp_path)
     book.open(EXECUTION, 1, CAP)
-    folder = attempt_folder(tmp_path, EXECUTION, 1)
-    folder.mkdir(parents=True)
-    (folder / f"stdout.{HEAD}").mkdir()
-    data = some(CAP)
+    data = some(before + 100 * CAP)
+    lost = before + 90 * CAP
+    book.append(EXECUTION, 1, "stdout", data[:before])
     with capture_logs() as logs:
-        book.append(EXECUTION, 1, "stdout", data)
-        book.append(EXECUTION, 1, "stderr", b"fine")
-    (folder / f"stdout.{HEAD}").rmdir()
-    book.append(EXECUTION, 1, "stdout", b"too late")
+        with files_of_at_most(0):
+            for start in range(before, lost, CAP):
+                book.append(EXECUTION, 1, "stdout", data[start : start + CAP])
+        book.append(EXECUTION, 1, "stdout", data[lost : lost + 5])
+        with files_of_at_most(0):
+            book.append(EXECUTION, 1, "stdout", data[lost + 5 : lost + 10])
+    book.append(EXECUTION, 1, "stdout", data[lost + 10 : lost + 15])
     book.close(EXECUTION, 1)
-    assert [entry["event"] for entry in logs] == ["log given up"]
-    assert Logs(tmp_path).read(EXECUTION, 1, "stdout", 0, CAP) == Slice(data[:HEAD], 0, HEAD, HEAD)
-    assert Logs(tmp_path).read(EXECUTION, 1, "stderr", 0, CAP).data == b"fine"
+    assert [entry["event"] for entry in logs] == ["log not written"] * 2, "once for each time"
+    logs_ = Logs(tmp_path)
+    size = lost + 15
+    first = [Slice(data[:before], 0, before, size)] if before else []
+    parts = [logs_.read(EXECUTION, 1, "stdout", 0, before)] if before else []
+    parts += [logs_.read(EXECUTION, 1, "stdout", offset, CAP) for offset in (before, lost + 5)]
+    assert parts == [
+        *first,
+        Slice(data[lost : lost + 5], lost, lost + 5, size),
+        Slice(data[lost + 10 : size], lost + 10, size, size),
+    ]
 
 
 def test_book_is_for_its_owner_alone(tmp_path: Path) -> None:

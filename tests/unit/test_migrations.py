@@ -1,4 +1,4 @@
-"""Opening the database file: settings, numbered steps, and files that are not ours."""
+"""Opening the database file: settings, and numbered steps."""
 
 import shutil
 import sqlite3
@@ -20,11 +20,6 @@ PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
 
 def pragmas(connection: sqlite3.Connection) -> dict[str, object]:
     return {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in PRAGMAS}
-
-
-def contents(path: Path) -> dict[str, bytes]:
-    """Return all files of the database's folder."""
-    return {file.name: file.read_bytes() for file in path.parent.iterdir()}
 
 
 @pytest.fixture
@@ -100,7 +95,7 @@ def test_database_step_that_fails_leaves_neither_its_tables_nor_its_record(
     migrated(path, now=1)
     step = steps / "0002_second.sql"
     step.write_text(f"CREATE TABLE second (a); {mistake}")
-    with pytest.raises(ConfigurationError, match=r"^cannot open the database: "):
+    with pytest.raises(ConfigurationError, match=r"^cannot open the database '/.*/corral.db': "):
         migrated(path, now=2)
     assert "second" not in tables(path)
     step.write_text("CREATE TABLE second (a);")
@@ -120,42 +115,6 @@ def test_database_step_whose_record_cannot_be_written_is_not_applied(path: Path,
     with pytest.raises(ConfigurationError):
         migrated(path, now=2)
     assert "second" not in tables(path)
-
-
-def test_store_file_of_a_newer_version_is_refused_and_left_as_it_was(path: Path, clock: Clock) -> None:
-    Store(path, clock).close()
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("INSERT INTO schema_version VALUES (99, '0099_future.sql', 1)")
-        connection.commit()
-    before = contents(path)
-    with pytest.raises(ConfigurationError, match=r"its schema is version 99, this program knows \d+$"):
-        Store(path, clock)
-    assert contents(path) == before
-
-
-@pytest.mark.parametrize("data", [b"not a database\n" * 100, b"\x00" * 8192], ids=["text", "zeros"])
-def test_store_file_that_is_no_database_is_refused_and_left_as_it_was(path: Path, clock: Clock, data: bytes) -> None:
-    path.write_bytes(data)
-    before = contents(path)
-    with pytest.raises(ConfigurationError, match=r"^cannot open the database: file is not a database$"):
-        Store(path, clock)
-    assert contents(path) == before
-
-
-def test_store_file_that_is_damaged_is_refused(path: Path, clock: Clock) -> None:
-    Store(path, clock).close()
-    data = path.read_bytes()
-    path.write_bytes(data[:100] + b"\xff" * (len(data) - 100))
-    with pytest.raises(ConfigurationError, match=r"^cannot open the database: "):
-        Store(path, clock)
-
-
-def test_store_in_a_folder_that_is_not_there_is_refused(tmp_path: Path, clock: Clock) -> None:
-    with pytest.raises(
-        ConfigurationError,
-        match=r"^cannot open the database: unable to open database file$",
-    ):
-        Store(tmp_path / "nowhere" / "corral.db", clock)
 
 
 @pytest.mark.parametrize("old", sorted(Path(__file__).with_name("databases").iterdir()), ids=lambda old: old.stem)

@@ -137,7 +137,7 @@ BAD_EVENTS = {
 def test_every_table_is_strict(sql: sqlite3.Connection) -> None:
     tables = sql.execute("PRAGMA table_list").fetchall()
     ours = {row["name"]: row["strict"] for row in tables if not row["name"].startswith("sqlite_")}
-    assert ours == dict.fromkeys(("executions", "attempts", "events", "schema_version"), 1)
+    assert ours == dict.fromkeys(("executions", "attempts", "events", "idempotency_keys", "schema_version"), 1)
 
 
 @pytest.mark.parametrize("row", GOOD_EXECUTIONS.values(), ids=GOOD_EXECUTIONS)

@@ -85,7 +85,7 @@ def test_enqueue_records_what_was_submitted_and_nothing_else(store: Store, clock
     )
 
 
-@pytest.mark.parametrize("execution_id", [NOBODY, "", "\x00", "%", "' OR ''='"])
+@pytest.mark.parametrize("execution_id", [pytest.param(NOBODY, id="nobody"), "", "\x00", "%", "' OR ''='"])
 def test_get_unknown_id_raises(store: Store, execution_id: str) -> None:
     submit(store)
     with pytest.raises(ExecutionUnknown):

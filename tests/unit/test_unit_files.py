@@ -52,6 +52,7 @@ def test_document_names_what_breaks_sandboxes() -> None:
         "ProtectHome": "yes",
         "PrivateTmp": "yes",
         "Restart": "on-failure",
+        "StartLimitIntervalSec": "0",
     }.items(),
 )
 def test_service_has_what_it_needs(directive: str, value: str) -> None:
