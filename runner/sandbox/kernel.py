@@ -1,13 +1,22 @@
 """System calls that the standard library does not offer, as functions that raise OSError.
 
-Called through ctypes. PyDLL keeps the interpreter's lock, which a call that returns twice needs.
+Called through ctypes. PyDLL keeps the interpreter's lock, which a call that returns twice needs. Each function of the C
+library is looked up when the module is loaded: in a new process the first look takes longer than most calls.
 """
+
+from __future__ import annotations
 
 import ctypes
 import os
 import platform
 import signal
 import sys
+from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_ulong, c_void_p
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 _ARCHITECTURE = platform.machine()
 
@@ -15,6 +24,7 @@ _ARCHITECTURE = platform.machine()
 _NUMBERS = {"clone": {"x86_64": 56, "aarch64": 220}, "pivot_root": {"x86_64": 155, "aarch64": 41}}
 _MOUNT_SETATTR = 442
 
+_AT_FDCWD = -100
 _AT_RECURSIVE = 0x8000
 _MNT_DETACH = 2
 _PR_CAPBSET_DROP = 24
@@ -25,6 +35,27 @@ _SIGNAL_SET_BYTES = 128
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _locked = ctypes.PyDLL(None, use_errno=True)
+
+
+def function(name: str, *kinds: Any) -> Callable[..., int]:
+    """Return a function of the C library. Args: kinds: ctypes of its arguments; those of syscall(2) depend on the call.
+
+    A call that fails sets ctypes.get_errno().
+    """
+    found = _libc[name]
+    found.argtypes = kinds
+    return found
+
+
+_unshare = function("unshare", c_int)
+_mount = function("mount", c_char_p, c_char_p, c_char_p, c_ulong, c_char_p)
+_mount_setattr = function("syscall", c_long, c_int, c_char_p, c_uint, c_void_p, c_size_t)
+_pivot_root = function("syscall", c_long, c_char_p, c_char_p)
+_umount2 = function("umount2", c_char_p, c_int)
+_signalfd = function("signalfd", c_int, c_char_p, c_int)
+_sethostname = function("sethostname", c_char_p, c_size_t)
+_capset = function("capset", c_void_p, c_void_p)
+_prctl = function("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 
 
 class _MountAttributes(ctypes.Structure):
@@ -60,14 +91,13 @@ def clone(flags: int) -> int:
 
 def unshare(flags: int) -> None:
     """Move this process into new namespaces. Args: flags: CLONE_NEW… flags. Source: unshare(2)."""
-    _check(_libc.unshare(ctypes.c_int(flags)), "cannot make namespaces")
+    _check(_unshare(flags), "cannot make namespaces")
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
     """Mount a file system, or bind a path to another. Source: mount(2)."""
     encoded = [None if text is None else os.fsencode(text) for text in (source, target, kind, options)]
-    done = _libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3])
-    _check(done, f"cannot mount {source} on {target}")
+    _check(_mount(encoded[0], encoded[1], encoded[2], flags, encoded[3]), f"cannot mount {source} on {target}")
 
 
 def restrict_mount(target: str, attributes: int) -> None:
@@ -76,10 +106,9 @@ def restrict_mount(target: str, attributes: int) -> None:
     Unlike a remount it leaves the attributes alone that the host has locked. Source: mount_setattr(2), Linux 5.12.
     """
     wanted = _MountAttributes(attr_set=attributes)
-    size = ctypes.c_size_t(ctypes.sizeof(wanted))
-    here = ctypes.c_long(-100)
     path = os.fsencode(target)
-    done = _libc.syscall(_MOUNT_SETATTR, here, path, ctypes.c_uint(_AT_RECURSIVE), ctypes.byref(wanted), size)
+    size = ctypes.sizeof(wanted)
+    done = _mount_setattr(_MOUNT_SETATTR, _AT_FDCWD, path, _AT_RECURSIVE, ctypes.byref(wanted), size)
     _check(done, f"cannot restrict the mount {target}")
 
 
@@ -89,8 +118,8 @@ def pivot_root(new_root: str) -> None:
     Both places may be the same directory: the old root then lies on top of the new one. Source: pivot_root(2), Notes.
     """
     os.chdir(new_root)
-    _check(_libc.syscall(_number("pivot_root"), b".", b"."), f"cannot pivot to {new_root}")
-    _check(_libc.umount2(b".", _MNT_DETACH), "cannot let go of the old root")
+    _check(_pivot_root(_number("pivot_root"), b".", b"."), f"cannot pivot to {new_root}")
+    _check(_umount2(b".", _MNT_DETACH), "cannot let go of the old root")
     os.chdir("/")
 
 
@@ -122,7 +151,7 @@ def watch_signal(number: int) -> int:
     """Block a signal in this thread; return a descriptor that is readable when it has come. Source: signalfd(2)."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [number])
     mask = (1 << (number - 1)).to_bytes(_SIGNAL_SET_BYTES, sys.byteorder)
-    found = int(_libc.signalfd(-1, mask, os.O_CLOEXEC | os.O_NONBLOCK))
+    found = _signalfd(-1, mask, os.O_CLOEXEC | os.O_NONBLOCK)
     _check(found, f"cannot watch signal {number}")
     return found
 
@@ -130,14 +159,14 @@ def watch_signal(number: int) -> int:
 def sethostname(name: str) -> None:
     """Set the name of the machine. Source: sethostname(2)."""
     encoded = name.encode()
-    _check(_libc.sethostname(encoded, ctypes.c_size_t(len(encoded))), "cannot set the host name")
+    _check(_sethostname(encoded, len(encoded)), "cannot set the host name")
 
 
 def forbid_new_capabilities() -> None:
     """Make no capability to be had by exec, for this process and all that it starts. Source: capabilities(7)."""
     for capability in range(64):
         # The first that this kernel does not know is an error, and the end.
-        if _libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(capability), 0, 0, 0) < 0:
+        if _prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
             break
 
 
@@ -150,7 +179,7 @@ def keep_capabilities(*numbers: int) -> None:
     kept = sum(1 << number for number in numbers)
     low, high = kept & 0xFFFFFFFF, kept >> 32
     data = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
-    _check(_libc.capset(header, data), "cannot drop capabilities")
+    _check(_capset(header, data), "cannot drop capabilities")
 
 
 def _number(name: str) -> int:

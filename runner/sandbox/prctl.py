@@ -3,13 +3,16 @@
 import ctypes
 import os
 import signal
+from ctypes import c_int, c_ulong
+
+from runner.sandbox import kernel
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_call = kernel.function("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -67,7 +70,6 @@ def forbid_new_privileges() -> None:
 
 
 def _prctl(operation: int, argument: int) -> None:
-    unused = ctypes.c_ulong(0)
-    if _libc.prctl(operation, ctypes.c_ulong(argument), unused, unused, unused) < 0:
+    if _call(operation, argument, 0, 0, 0) < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"cannot set prctl {operation}: {os.strerror(number)}")

@@ -14,6 +14,8 @@ import platform
 import socket
 import struct
 
+from runner.sandbox import kernel
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -173,8 +175,7 @@ _NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENT_0_AT, _ARGUMENT_1_AT, _ARGUMENT_2_AT = 0
 
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 
-
-_libc = ctypes.CDLL(None, use_errno=True)
+_prctl = kernel.function("prctl", ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong)
 
 
 class _Program(ctypes.Structure):
@@ -222,7 +223,7 @@ def build_for_init() -> bytes:
 def load(program: bytes) -> None:
     """Put a filter on this process and all it starts, for good. Needs no_new_privs."""
     wanted = _Program(len(program) // 8, program)
-    if _libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(wanted), 0, 0) < 0:
+    if _prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(wanted), 0, 0) < 0:
         number = ctypes.get_errno()
         raise OSError(number, "cannot filter system calls")
 
