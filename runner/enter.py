@@ -6,7 +6,6 @@ becomes the agent; a step that fails raises, and the run ends as "cannot start".
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -26,6 +25,8 @@ _CONNECTION_FD = RESULT_FD + 1
 _OOM_SCORE_ADJUSTMENT = b"500"
 
 _AGENT_NICENESS = 5
+
+_READ_BYTES = 64 << 10
 
 # CPython ignores these for itself and raises an exception instead.
 IGNORED_BY_PYTHON = frozenset({signal.SIGPIPE, signal.SIGXFSZ})
@@ -117,8 +118,8 @@ def receive_run(connection: socket.socket) -> tuple[dict[str, int], dict[str, An
         Disconnected: there will be no run.
     """
     message, (spec, *descriptors) = protocol.receive(connection)
-    text = b"".join(iter(lambda: os.read(spec, 1 << 20), b""))
-    return message["limits"], json.loads(text), descriptors
+    text = b"".join(iter(lambda: os.read(spec, _READ_BYTES), b""))
+    return message["limits"], protocol.decode(text), descriptors
 
 
 def start(spec: dict[str, Any], folder: str, home: str, temporary: str) -> NoReturn:
