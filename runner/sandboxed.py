@@ -58,6 +58,8 @@ class Sandboxes:
         # Taken on the host: in a namespace that has no users yet, everybody is told to be the overflow user.
         # Source: user_namespaces(7), "Unmapped user and group IDs".
         self._outside_ids = os.geteuid(), os.getegid()
+        # Filters are inherited and never go: these, and ours, are all that an agent has.
+        self._filters_before = attest.count_filters()
         self._maps_itself = self._outside_ids[0] != 0
         self._unset_ceilings: list[str] = []
         self._build_filters(())
@@ -156,9 +158,8 @@ class Sandboxes:
         if self._can_serve_again(wanted):
             limits["processes"] -= 1  # the init, which is another user
         rlimits.apply(limits)
-        filters = attest.count_filters()
         seccomp.load(self._filters[wanted.network])
-        layers += attest.attest(self._host, filters, namespaces.shared(wanted.network), mounts.WRITABLE)
+        layers += attest.attest(self._host, self._filters_before, namespaces.shared(wanted.network), mounts.WRITABLE)
         if not self._unset_ceilings:
             layers.append(namespaces.CEILINGS)
         told = {"tell": protocol.ISOLATED, "layers": layers, "unset_ceilings": self._unset_ceilings}

@@ -36,7 +36,7 @@ def attest(host: Mapping[str, str], filters: int, shared: Container[str], writab
     """Return the names of the layers in effect, which are all that this tier has.
 
     Args:
-        host: namespaces.identities() of the launcher. filters: count_filters() before ours.
+        host: namespaces.identities() of the launcher. filters: count_filters() before ours, which must be one more.
         shared: names of the namespaces that must be the host's.
         writable: mount points that may be written.
     Raises:
@@ -83,7 +83,7 @@ def _status(filters: int) -> Iterator[str]:
         if found.get(field) != wanted:
             raise NotIsolated(f"{layer}: {field} is {found.get(field)}")
         yield layer
-    if int(found.get(_FILTERS, 0)) <= filters:
+    if int(found.get(_FILTERS, 0)) != filters + 1:
         raise NotIsolated(f"seccomp: {_FILTERS} is {found.get(_FILTERS)}")
 
 
