@@ -26,6 +26,7 @@ import select
 import shlex
 import signal
 import socket
+from _signal import signal as set_handler  # type: ignore[import-not-found]
 
 from runner import enter, profile, protocol, strict
 from runner.init import TreeUsage
@@ -214,16 +215,17 @@ def _take_no_signal_from_inside() -> None:
     Those of faulthandler would besides let the agent have this process write to the server's log.
     """
     faulthandler.disable()
-    for number in (signal.SIGINT, *enter.IGNORED_BY_PYTHON):
-        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _take_signals_like_python() -> None:
-    """Undo that for the agent: a Python program expects exceptions in place of these signals."""
+    """Undo that for the agent: a Python program expects an exception in place of the signal.
+
+    By what is below signal.signal(), which makes members of enumerations of what it is given and returns: that takes a
+    new process longer than all of its mounts.
+    """
     faulthandler.enable()
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in enter.IGNORED_BY_PYTHON:
-        signal.signal(number, signal.SIG_IGN)
+    set_handler(signal.SIGINT, signal.default_int_handler)
 
 
 def _enter_folder(original: str) -> None:
