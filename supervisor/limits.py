@@ -51,7 +51,7 @@ class Limits(LimitsTable):
     def lowered(self, others: Mapping[str, float]) -> Self:
         """Return these limits, but for those that another one of the same name is below."""
         lower = {name: others[name] for name, value in self if name in others and others[name] < value}
-        return self.model_copy(update=lower)
+        return self.model_copy(update=lower) if lower else self
 
 
 DEFAULTS = Limits()

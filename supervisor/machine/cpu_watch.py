@@ -43,8 +43,8 @@ class CpuWatch:
         self._on_over = on_over
         self._reactor = reactor
         self._clock = clock
-        self._before = 0.0
-        self._before = self._used()
+        # What lives in the tree at this time is the run's: nobody has to be looked for.
+        self._before = proc.cpu_seconds_waited_for(root_pid) if counter is None else _counted(counter)
         self._timer: Timer
         self._look_again(0.0)
 
@@ -66,11 +66,15 @@ class CpuWatch:
     def _used(self) -> float:
         if self._counter is None:
             return proc.cpu_seconds_below(self._root_pid) - self._before
-        try:
-            with open(self._counter) as file:
-                return parse_counter(file.readline()) - self._before
-        except OSError:  # the group has gone with the run, whose end is about to be told
-            return 0.0
+        return _counted(self._counter) - self._before
+
+
+def _counted(counter: str) -> float:
+    try:
+        with open(counter) as file:
+            return parse_counter(file.readline())
+    except OSError:  # the group has gone with the run, whose end is about to be told
+        return 0.0
 
 
 def parse_counter(line: str) -> float:

@@ -41,9 +41,13 @@ def proportional_bytes(pid: int) -> int:
 
 def cpu_seconds_below(root: int) -> float:
     """Return the CPU time of all that is and was below a process, as far as it was waited for."""
-    times = [_ticks(root, _CHILDREN_TIME)]
-    times += [_ticks(pid, _OWN_TIME) + _ticks(pid, _CHILDREN_TIME) for pid in below(root)]
-    return sum(times) / _TICKS_PER_SECOND
+    ticks = sum(_ticks(pid, _OWN_TIME) + _ticks(pid, _CHILDREN_TIME) for pid in below(root))
+    return cpu_seconds_waited_for(root) + ticks / _TICKS_PER_SECOND
+
+
+def cpu_seconds_waited_for(pid: int) -> float:
+    """Return the CPU time of the children that a process has waited for, and of those that these have."""
+    return _ticks(pid, _CHILDREN_TIME) / _TICKS_PER_SECOND
 
 
 def _by_children_files(root: int) -> list[int]:
