@@ -16,6 +16,8 @@ from supervisor.models import Execution
 
 Body = TypeVar("Body", bound=BaseModel)
 
+_text = json.JSONEncoder().encode
+
 # The answer names each field that is wrong, unless there are more of them.
 _MAX_WRONG_FIELDS = 100
 _MAX_NAME_LENGTH = 100
@@ -131,10 +133,6 @@ def _limits(record: str | None) -> dict[str, str]:
     limits = json.loads(record) if record else {}
     timeout_seconds = limits.pop("timeout_seconds", None)
     return {"timeout_seconds": json.dumps(timeout_seconds), "limits": json.dumps(limits or None)}
-
-
-def _text(value: str | None) -> str:
-    return json.dumps(value)
 
 
 def _with_instant(record: str | None, name: str) -> str:

@@ -3,6 +3,7 @@
 Clients that are no browsers send neither Origin nor Sec-Fetch-Site; pages cannot choose them.
 """
 
+import functools
 import re
 
 import falcon
@@ -28,6 +29,7 @@ class LocalOnly:
             raise _forbidden("a page of another site sent it")
 
 
+@functools.lru_cache(maxsize=64)
 def _is_local(host: str) -> bool:
     """Tell whether this is how a client names a loopback address.
 
