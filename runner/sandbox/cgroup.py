@@ -12,7 +12,8 @@ import os
 import re
 
 from runner.sandbox import kernel
-from runner.sandbox.control_group import Group, GroupV1, GroupV2, read
+from runner.sandbox.control_group import Group, GroupV1, GroupV2
+from runner.sandbox.kernel import read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,10 +11,11 @@ import os
 import signal
 
 from runner.sandbox import kernel
+from runner.sandbox.kernel import read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 # Of each such time a group with a share of CPU time may run so much. Source: sched-bwc.rst; it is the kernel's default.
 _CPU_PERIOD_MICROSECONDS = 100_000
@@ -28,10 +29,11 @@ class Group:
 
     # What it is to the record of a run's isolation, whatever its limits.
     form: tuple[str, ...]
-    # Files that take the memory limit, in this order, and others with what they take. One that is not there is passed
-    # over: swap may not be counted on this machine.
+    # Files that take the memory limit, in this order, and others with what they take: once, and before each run. One
+    # that is not there is passed over: swap may not be counted on this machine.
     memory_files: tuple[str, ...]
-    fixed: tuple[tuple[str, str], ...]
+    fixed: tuple[tuple[str, str], ...] = ()
+    renewed: tuple[tuple[str, str], ...] = ()
     # Files that take the share of CPU time, with what is written to them.
     cpu_files: tuple[tuple[str, str], ...]
     peak_file: str
@@ -43,6 +45,7 @@ class Group:
         self._places = places
         self.folders = tuple(dict.fromkeys(places.values()))
         self.has_cpu_share = False
+        self._limits: tuple[int, int, float | None] | None = None
         self._earlier_peak = 0
         self._earlier_counts: dict[str, int] = {}
         self._earlier_times: dict[str, float] = {}
@@ -65,17 +68,26 @@ class Group:
 
         Afterwards has_cpu_share tells whether cpus could be set.
         """
-        limits = [(name, str(memory_bytes)) for name in self.memory_files]
-        memory = self._places["memory"]
-        for name, text in (*limits, *self.fixed):
-            if os.path.exists(f"{memory}/{name}"):
-                kernel.write(f"{memory}/{name}", text)
-        kernel.write(f"{self._places['pids']}/pids.max", str(processes))
-        if cpus is not None and "cpu" in self._places:
-            self.has_cpu_share = self._share_cpu(cpus)
+        limits = memory_bytes, processes, cpus
+        if limits != self._limits:
+            self._set(*limits)
+            self._limits = limits
+        self._write_memory(self.renewed)
         self._earlier_peak = self._peak() or 0
         self._earlier_counts = self._counts()
         self._earlier_times = self._times()
+
+    def _set(self, memory_bytes: int, processes: int, cpus: float | None) -> None:
+        self._write_memory([*((name, str(memory_bytes)) for name in self.memory_files), *self.fixed])
+        kernel.write(f"{self._places['pids']}/pids.max", str(processes))
+        if cpus is not None and "cpu" in self._places:
+            self.has_cpu_share = self._share_cpu(cpus)
+
+    def _write_memory(self, texts: Iterable[tuple[str, str]]) -> None:
+        for name, text in texts:
+            path = f"{self._places['memory']}/{name}"
+            if os.path.exists(path):
+                kernel.write(path, text)
 
     def _share_cpu(self, cpus: float) -> bool:
         quota = int(cpus * _CPU_PERIOD_MICROSECONDS)
@@ -213,7 +225,7 @@ class GroupV1(Group):
 
     form = ("cgroup",)
     memory_files = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
-    fixed = (("memory.max_usage_in_bytes", "0"),)
+    renewed = (("memory.max_usage_in_bytes", "0"),)
     cpu_files = (("cpu.cfs_period_us", "{period}"), ("cpu.cfs_quota_us", "{quota}"))
     peak_file = "memory.max_usage_in_bytes"
     kill_counters = ("memory.oom_control", ("oom_kill",))
@@ -248,12 +260,6 @@ class GroupV1(Group):
         finally:
             os.close(control)
         return event
-
-
-def read(path: str) -> str:
-    """Return what a file of the kernel says. Raises OSError."""
-    with open(path) as file:
-        return file.read()
 
 
 def _counters(path: str) -> dict[str, int]:

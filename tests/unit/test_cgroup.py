@@ -140,6 +140,15 @@ def test_what_was_counted_before_the_limits_were_set_does_not_count(tmp_path: Pa
         assert not group.has_hit_its_limit()
 
 
+def test_limits_are_written_when_they_change_and_the_peak_is_forgotten_each_time(tmp_path: Path) -> None:
+    group = group_v1(tmp_path)
+    for limits, written in (((1 << 20, 7, None), "7"), ((1 << 20, 7, None), ""), ((1 << 20, 8, None), "8")):
+        write_all(tmp_path, {"pids/pids.max": "", "memory/memory.max_usage_in_bytes": "4096"})
+        group.limit(*limits)
+        assert (tmp_path / "pids" / "pids.max").read_text() == written
+        assert (tmp_path / "memory" / "memory.max_usage_in_bytes").read_text().startswith("0")
+
+
 def test_counters_of_version_2(tmp_path: Path) -> None:
     group = group_v2(tmp_path)
     assert group.counted() == {"killed_for_memory": 3, "memory_limit_hits": 1, "refused_processes": 3}
