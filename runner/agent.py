@@ -47,6 +47,7 @@ _READ_BYTES = 64 << 10
 # What may follow the name of a module in the name of its file, or of the folder of a package.
 _FORMS = ("", *all_suffixes())
 
+_decoder = json.JSONDecoder()
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 # Modules that are out of sight.
@@ -189,7 +190,7 @@ def _call(entrypoint: str, folder: str) -> int:
 
 def _read_input() -> object:
     """Read the input and leave stdin empty, so that a stray read() of the agent ends instead of waiting."""
-    value = json.loads(_read_all(0))
+    value, _ = _decoder.raw_decode(_read_all(0).decode())
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)

@@ -50,8 +50,6 @@ def main(listener_descriptor: str, work_root: str, skeleton: str, *accepted: str
     agent.prepare()
     # The first compile() of a process makes the types of the syntax tree, which takes longer than most runs.
     compile("", "", "exec")
-    # The first update() looks whether a dict is a mapping, which an abstract class remembers.
-    os.environ.update({})
     gc.collect()
     gc.freeze()
     groups = cgroup.find(lambda: tree.family(os.getppid()))
