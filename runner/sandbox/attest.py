@@ -93,9 +93,9 @@ def mount_layers(writable: set[str], table: str = "/proc/self/mountinfo") -> Ite
     Source: proc(5), /proc/pid/mountinfo: the fifth field is the mount point, the sixth its attributes.
     """
     for line in kernel.read(table).split("\n")[:-1]:
-        place, attributes = line.split(" ")[4:6]
-        on = set(attributes.split(","))
-        if not {"nosuid"} <= on or not on & {"nodev", "noexec"}:
+        place, attributes = line.split(" ", 6)[4:6]
+        on = attributes.split(",")
+        if "nosuid" not in on or not ("nodev" in on or "noexec" in on):
             raise NotIsolated(f"the mount {place} is {attributes}")
         if place not in writable and "ro" not in on:
             raise NotIsolated(f"the mount {place} can be written")
