@@ -9,7 +9,7 @@ from typing import cast
 
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
-from waitress.task import ErrorTask
+from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import RequestEntityTooLarge
 
 from api.errors import PROBLEM_TYPE, problem
@@ -67,6 +67,24 @@ class ProblemTask(ErrorTask):
         self.write(body)
 
 
+class AnswerTask(WSGITask):
+    """Writes the answer of the application."""
+
+    channel: "Channel"
+    wrote_header: bool
+
+    def write(self, data: bytes) -> None:
+        """Write a part of the body, the first one in one packet with the head: the client is woken once for both."""
+        if self.wrote_header:
+            super().write(data)
+            return
+        self.channel.hold_back()
+        try:
+            super().write(data)
+        finally:
+            self.channel.let_go()
+
+
 class Channel(HTTPChannel):
     """A client's connection.
 
@@ -74,10 +92,28 @@ class Channel(HTTPChannel):
     and the client would see that instead of the answer. Source: RFC 9112, section 9.6.
     """
 
+    task_class = AnswerTask
     error_task_class = ProblemTask
     parser_class = Parser
     refused = False
     _discarded: int | None = None
+    _held_back: list[bytes] | None = None
+
+    def hold_back(self) -> None:
+        """Send nothing of what is written until let_go() is called."""
+        self._held_back = []
+
+    def let_go(self) -> None:
+        """Send what was held back, at once."""
+        held_back, self._held_back = self._held_back or [], None
+        self.write_soon(b"".join(held_back))
+
+    def write_soon(self, data: bytes) -> int:
+        """Send, or hold back, a part of an answer; return its length."""
+        if self._held_back is None:
+            return super().write_soon(data)
+        self._held_back.append(data)
+        return len(data)
 
     def handle_close(self) -> None:
         """Close the connection; after a refusal, only our side of it."""

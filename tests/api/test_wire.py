@@ -2,6 +2,7 @@
 
 import http.client
 import socket
+import sys
 
 import pytest
 
@@ -22,6 +23,9 @@ def head(*lines: bytes, first: bytes = b"POST /executions/run HTTP/1.1", host: b
 
 
 BODY = b'{"agent_id": "ok"}'
+# In struct tcp_info. Source: linux/tcp.h.
+DATA_SEGMENTS_IN_AT = 152
+
 CHUNKED = b"Transfer-Encoding: chunked"
 
 
@@ -117,6 +121,15 @@ def test_request_that_is_no_http_is_refused_and_its_connection_closed(
     answer = exchange(server, request_bytes)
     check(answer, status)
     assert answer.closed
+
+
+def test_head_and_body_of_an_answer_come_in_one_packet(server: RunningServer) -> None:
+    with raw_http.connection(server) as opened:
+        for packets in range(1, 4):
+            opened.sendall(head(first=b"GET /admin/health HTTP/1.1"))
+            raw_http.answer(opened)
+            told = opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, DATA_SEGMENTS_IN_AT + 4)
+            assert int.from_bytes(told[DATA_SEGMENTS_IN_AT:], sys.byteorder) == packets
 
 
 def test_request_behind_a_refused_one_is_not_run(server: RunningServer) -> None:
