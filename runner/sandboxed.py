@@ -221,8 +221,8 @@ def _take_no_signal_from_inside() -> None:
 def _take_signals_like_python() -> None:
     """Undo that for the agent: a Python program expects an exception in place of the signal.
 
-    By number, because asking sys.stderr for it takes longer, and by what is below signal.signal(), which makes members of enumerations of what it is given and returns: that takes a
-    new process longer than all of its mounts.
+    By number, because asking sys.stderr for its number takes longer; and by what is below signal.signal(), which makes
+    members of enumerations of what it is given and returns: that takes a new process a tenth of a millisecond.
     """
     faulthandler.enable(2)
     set_handler(signal.SIGINT, signal.default_int_handler)

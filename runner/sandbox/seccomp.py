@@ -200,9 +200,9 @@ def build(network: bool, also_refused: Iterable[str] = ()) -> bytes:
         _refuse(errno.ENOSYS),
     ]
     families = _NETWORK_FAMILIES if network else _LOCAL_FAMILIES
-    rules = {
-        **dict.fromkeys((*_NOT_PERMITTED, *also_refused), [_refuse(errno.EPERM)]),
-        **dict.fromkeys(_NOT_THERE, [_refuse(errno.ENOSYS)]),
+    rules: dict[str, Sequence[bytes]] = {
+        **dict.fromkeys((*_NOT_PERMITTED, *also_refused), (_refuse(errno.EPERM),)),
+        **dict.fromkeys(_NOT_THERE, (_refuse(errno.ENOSYS),)),
         **dict.fromkeys(("socket", "socketpair"), _only(_ARGUMENT_0_AT, families, errno.EAFNOSUPPORT)),
         "clone": _without_bits(_ARGUMENT_0_AT, _NAMESPACE_FLAGS, errno.EPERM),
         "ioctl": _except(_ARGUMENT_1_AT, _REFUSED_IOCTLS, errno.EPERM),
@@ -249,10 +249,10 @@ def _of_architecture(audit_architecture: int) -> list[bytes]:
     ]
 
 
-def _search(rules: Sequence[tuple[int, list[bytes]]]) -> list[bytes]:
+def _search(rules: Sequence[tuple[int, Sequence[bytes]]]) -> list[bytes]:
     """Return instructions that find the rule of a call, or allow it, by halves.
 
-    When a filter is loaded the kernel tries it with every call that there is: one by one, loading takes a quarter longer.
+    When a filter is loaded the kernel tries it with every call that there is; one by one, that takes a quarter longer.
 
     Args:
         rules: (number of the call, instructions that end), by number.
