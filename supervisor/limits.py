@@ -94,9 +94,10 @@ def limits_said(model: BaseModel) -> dict[str, float]:
 
 def excesses(said: Mapping[str, float], highest: Limits) -> Iterator[Excess]:
     """Yield each of some limits that is above the highest there may be."""
-    for name, most in highest:
-        if name in said and said[name] > most:
-            yield Excess(name, said[name], most)
+    for name, value in said.items():
+        most = getattr(highest, name)
+        if value > most:
+            yield Excess(name, value, most)
 
 
 def plain(number: float) -> str:
