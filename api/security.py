@@ -29,7 +29,7 @@ class LocalOnly:
             raise _forbidden("a page of another site sent it")
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=8)  # a client may have each be as long as a head may be
 def _is_local(host: str) -> bool:
     """Tell whether this is how a client names a loopback address.
 

@@ -134,7 +134,7 @@ def start(spec: dict[str, Any], folder: str, home: str, temporary: str) -> NoRet
         _execute(spec["command"], environment)
     os.close(_CONNECTION_FD)
     for name, value in environment.items():
-        # Not by update(), which a new process pays for with half as many page faults again.
+        # Not by update(): every function on the way is paid for with page faults.
         os.environ[name] = value
     agent.run(spec["entrypoint"], folder)
 
