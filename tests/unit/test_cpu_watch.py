@@ -125,18 +125,34 @@ def test_time_of_a_tree_is_that_of_the_living_and_of_those_waited_for() -> None:
 
 
 def test_without_a_counter_what_the_root_did_before_does_not_count(reactor: Reactor, clock: FakeClock) -> None:
-    os.waitpid(in_child(lambda: spin(0.2)), 0)
-    over: list[float] = []
-    watch = CpuWatch(os.getpid(), None, 0.15, over.append, reactor, clock)
-    clock.advance(1)
-    reactor.wait(0)
-    assert not over
-    os.waitpid(in_child(lambda: spin(0.2)), 0)
-    clock.advance(1)
-    reactor.wait(0)
-    assert len(over) == 1
-    assert 0.15 <= over[0] < 0.6
-    watch.end()
+    done, go_on = os.pipe(), os.pipe()
+
+    def work() -> None:
+        for _ in range(2):
+            os.waitpid(in_child(lambda: spin(0.2)), 0)
+            os.write(done[1], b"x")
+            os.read(go_on[0], 1)
+
+    root = in_child(work)
+    try:
+        os.read(done[0], 1)
+        over: list[float] = []
+        watch = CpuWatch(root, None, 0.15, over.append, reactor, clock)
+        clock.advance(1)
+        reactor.wait(0)
+        assert not over
+        os.write(go_on[1], b"x")
+        os.read(done[0], 1)
+        clock.advance(1)
+        reactor.wait(0)
+        assert len(over) == 1
+        assert 0.15 <= over[0] < 0.6
+        watch.end()
+    finally:
+        os.kill(root, signal.SIGKILL)
+        os.waitpid(root, 0)
+        for descriptor in (*done, *go_on):
+            os.close(descriptor)
 
 
 def test_time_of_a_process_with_a_misleading_name_is_told_all_the_same(lifeline: Lifeline) -> None:
