@@ -132,7 +132,7 @@ def test_server_that_cannot_do_its_work_is_not_ready_and_says_why(own: RunningSe
     assert is_ready(own)
     with closing(sqlite3.connect(own.data / "corral.db", isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
-        assert not_ready(own) == "cannot be given work: cannot write to the database: database is locked"
+        assert not_ready(own) == "cannot be given work: cannot write to the database: another process has been writing for a while (SQLITE_BUSY: database is locked)"
         database.execute("ROLLBACK")
     wait_until(lambda: is_ready(own))
     for _ in range(5):  # each time it comes back later
