@@ -35,10 +35,17 @@ class Health:
             "uptime_sec": max(0, (self._clock.now() - self._started_at) // MICROSECONDS),
             "version": __version__,
             "isolation": _isolation(self._bulletin.canary()),
+            "storage": self._storage(),
             "alerts": self._alerts(),
         }
 
     on_head = on_get
+
+    def _storage(self) -> dict[str, int | None]:
+        try:
+            return {**self._store.file_bytes()}
+        except StoreError:
+            return {"database_bytes": None, "wal_bytes": None}
 
     def _alerts(self) -> list[dict[str, Any]]:
         return [*self._of_database(), *self._of_disk(), *self._of_runs()]

@@ -123,6 +123,8 @@ class ExecutionLogs:
         attempt = wanted_attempt(request, execution)
         ended = execution.has_ended(attempt)
         part = self._logs.read(execution.execution_id, attempt, stream, offset, limit)
+        if not part.size:
+            find(self._store, execution_id)  # what was removed just now has not printed nothing
         text, end = _decode(part, complete=ended)
         response.media = {
             "execution_id": execution.execution_id,

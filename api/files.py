@@ -23,6 +23,8 @@ class ExecutionFiles:
         attempt = wanted_attempt(request, execution)
         ended = execution.has_ended(attempt)
         index = self._artifacts.index(execution.execution_id, attempt) if ended else Index()
+        if not index.files:
+            find(self._store, execution_id)  # what was removed just now has not left nothing
         response.media = {
             "execution_id": execution.execution_id,
             "attempt": attempt,

@@ -73,7 +73,10 @@ class Artifacts:
         offset = 0
         for file in self.index(execution_id, attempt).files:
             if file.name == name:
-                contents = (attempt_folder(self._root, execution_id, attempt) / CONTENTS).open("rb")
+                try:
+                    contents = (attempt_folder(self._root, execution_id, attempt) / CONTENTS).open("rb")
+                except FileNotFoundError:
+                    break  # removed since its index was read
                 contents.seek(offset)
                 return file, contents
             offset += file.size_bytes

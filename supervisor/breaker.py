@@ -1,5 +1,6 @@
 """Not repeating at once what has just been waited for in vain."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,7 +20,7 @@ class Breaker:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._refused_until = 0.0
+        self._refused_until = -math.inf
         self._reason = ""
 
     @contextmanager

@@ -2,17 +2,33 @@
 
 import re
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from importlib import resources
 from pathlib import Path
 
-from supervisor.errors import ConfigurationError
+from supervisor.errors import ConfigurationError, StoreError
 
 # In the header of each file of ours. Source: sqlite.org/pragma.html, "application_id".
 APPLICATION_ID = int.from_bytes(b"Corr", "big")
 
 # How long SQLite waits for another process. Those of ours take turns, so it is somebody else's, who may take for ever.
 BUSY_SECONDS = 1.0
+
+# More than this the write-ahead log has only while somebody reads from it.
+LOG_BYTES = 16 << 20
+
+# Copied between two looks for an interrupt.
+_COPY_PAGES = 4096
+
+# journal_size_limit: what the write-ahead log keeps of its size, to be used again, when all of it is in the database.
+# Source: sqlite.org/pragma.html.
+_PRAGMAS = (
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "foreign_keys = ON",
+    f"journal_size_limit = {LOG_BYTES}",
+)
 
 _PACKAGE = resources.files("supervisor")
 
@@ -67,7 +83,10 @@ def connect(path: Path, busy_seconds: float = BUSY_SECONDS, mode: str = "rw") ->
     connection = _open(path, f"mode={mode}", busy_seconds)
     connection.row_factory = sqlite3.Row
     try:
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        if not connection.execute("PRAGMA page_count").fetchone()[0]:
+            # Only a file without a page can be told so; others need a VACUUM.
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        for pragma in _PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
     except sqlite3.Error:
         connection.close()
@@ -75,9 +94,47 @@ def connect(path: Path, busy_seconds: float = BUSY_SECONDS, mode: str = "rw") ->
     return connection
 
 
-def load_queries() -> dict[str, str]:
-    """Return the statements of queries.sql by name."""
-    text = (_PACKAGE / "queries.sql").read_text()
+@contextmanager
+def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a file for reading only: all that is read is as it was at one moment, while others go on writing.
+
+    Until it is closed the write-ahead log grows with what they write.
+
+    Raises:
+        StoreError: it is not there, cannot be read or is no database.
+    """
+    try:
+        with closing(_open(path, "mode=ro")) as connection:
+            connection.row_factory = sqlite3.Row
+            connection.execute("BEGIN")
+            connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
+            yield connection
+    except sqlite3.Error as error:
+        raise StoreError(f"cannot read database {str(path)!r}: {error}") from error
+
+
+def copy(path: Path, target: Path) -> None:
+    """Copy a database, as it is at one moment, into an empty file; that is not on disk yet.
+
+    In steps within one snapshot: a copy without it would begin anew whenever another process has written, and never
+    end. The copy needs no other file beside it. Source: sqlite.org/c3ref/backup_finish.html.
+
+    Raises:
+        StoreError: one of the two files cannot be used.
+    """
+    with snapshot(path) as source:
+        try:
+            with closing(sqlite3.connect(target, isolation_level=None)) as copied:
+                copied.execute("PRAGMA synchronous = OFF")
+                source.backup(copied, pages=_COPY_PAGES)
+                copied.execute("PRAGMA journal_mode = DELETE")
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot copy database {str(path)!r}: {error}") from error
+
+
+def load_queries(file: str = "queries.sql") -> dict[str, str]:
+    """Return the statements of a file by name."""
+    text = (_PACKAGE / file).read_text()
     parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)[1:]
     return dict(zip(parts[::2], map(str.strip, parts[1::2]), strict=True))
 

@@ -41,6 +41,10 @@ class KeyReused(CorralError):
     """The idempotency key stands for another request."""
 
 
+class BackupError(CorralError):
+    """The copy of a database cannot be written."""
+
+
 class ExecutionUnknown(StoreError):
     """No execution has this id."""
 

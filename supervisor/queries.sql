@@ -122,3 +122,33 @@ SELECT e.id, a.unkillable_since
 FROM executions AS e JOIN attempts AS a ON a.execution_seq = e.seq AND a.attempt = e.attempt
 WHERE e.status IN ('RUNNING', 'CANCEL_REQUESTED') AND a.unkillable_since IS NOT NULL
 ORDER BY a.unkillable_since, e.seq;
+
+-- name: count_ended
+-- With the number of the last event of that moment.
+SELECT count(*) AS executions, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0) AS last_event
+FROM executions WHERE completed_at IS NOT NULL;
+
+-- name: last_event
+SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0);
+
+-- name: list_ended_between
+-- An execution has one event with a final status, and events get their numbers in the order of the commits.
+SELECT e.id FROM events AS v JOIN executions AS e ON e.seq = v.execution_seq
+WHERE v.id > :after AND v.id <= :until AND v.kind = 'status' AND e.completed_at IS NOT NULL
+  AND json_extract(v.data, '$.status') IN ('COMPLETED', 'FAILED', 'CANCELED');
+
+-- name: list_known
+-- Of those with the given ids; and whether they had ended when the given event was the last one.
+SELECT e.id, e.completed_at IS NOT NULL
+    AND NOT EXISTS (SELECT 1 FROM events WHERE execution_seq = e.seq AND events.id > :last_event) AS ended
+FROM executions AS e WHERE e.id IN (SELECT value FROM json_each(:ids));
+
+-- name: list_oldest_ended
+SELECT seq, id, completed_at FROM executions WHERE completed_at IS NOT NULL ORDER BY completed_at, seq LIMIT :count;
+
+-- name: delete_progress
+DELETE FROM events WHERE id IN (SELECT id FROM events WHERE execution_seq = :seq AND kind = 'progress' LIMIT :count);
+
+-- name: delete_ended
+-- With its attempts and its other events, by ON DELETE CASCADE.
+DELETE FROM executions WHERE seq = :seq AND completed_at IS NOT NULL;

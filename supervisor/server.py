@@ -21,6 +21,7 @@ from supervisor.departure import Departure
 from supervisor.errors import ConfigurationError
 from supervisor.isolation import Bulletin, Canary
 from supervisor.isolation_watch import IsolationWatch
+from supervisor.keeper import Keeper
 from supervisor.logs import LogBook
 from supervisor.loop import Loop
 from supervisor.machine.canary import Canaries, send_canary
@@ -73,7 +74,7 @@ class Server:
         with _refusals_explained(settings.data):
             for folder in (settings.data, settings.logs):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = FileLock(settings.data / "lock")
+            self._lock = FileLock(settings.lock)
             self._lock.acquire(_PREDECESSOR_SECONDS)
         self._canary = _check_isolation(settings)
         self._listener = listening.listen(settings.host, settings.port)
@@ -82,6 +83,7 @@ class Server:
         self._reactor = Reactor(self._clock)
         with _refusals_explained(settings.data):
             store = Store(settings.database, self._clock, _WRITE_PATIENCE_SECONDS)
+            self._keeper = Keeper(settings, self._clock)
             self._collector = Collector(settings.files, settings.max_files, settings.max_files_bytes, self._reactor)
         # One that dies may have recorded something and told nobody.
         self._api = Service("api", self._spawn_api, lambda: self._loop.look(), self._reactor, self._clock)
@@ -125,6 +127,7 @@ class Server:
         self._reactor.watch(self._nudges, self._on_nudge)
         self._machine.launcher.start()
         self._api.start()
+        self._keeper.start()
         self._loop.run()
         self._end_services()
 
@@ -205,6 +208,7 @@ class Server:
         self._listener.close()
         self._nudges.close()
         self._collector.close()
+        self._keeper.close()
         self._lock.close()
         self._reception.close()
         self._reactor.close()

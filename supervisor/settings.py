@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from pydantic import ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
@@ -41,6 +41,12 @@ class Settings(BaseSettings):
     """Files of one run that are kept of those in its work directory."""
     max_files_bytes: Annotated[int, Ge(0), Le(1 << 40)] = 16 << 20
     """What they may have together."""
+    keep_executions: Annotated[int, Ge(1), Le(1_000_000_000)] = 1_000_000
+    """Executions that have ended and are kept; of more, those that ended first are removed."""
+    keep_days: Annotated[float, Gt(0), Le(36_500)] = 30.0
+    """How long after its end an execution is kept."""
+    keep_bytes: Annotated[int, Ge(1 << 20), Le(1 << 50)] = 10 << 30
+    """What database, logs and kept files may take together before those that ended first are removed."""
     trusted_agents: frozenset[str] = frozenset()
     """Names of the agents that may run at tier "trusted", without a sandbox; "*" for all."""
     host_network_agents: frozenset[str] = frozenset()
@@ -90,6 +96,10 @@ class Settings(BaseSettings):
     @property
     def database(self) -> Path:
         return self.data / "corral.db"
+
+    @property
+    def lock(self) -> Path:
+        return self.data / "lock"
 
     @property
     def logs(self) -> Path:

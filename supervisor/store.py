@@ -369,6 +369,16 @@ class Store:
         """Return (execution id, since when) of all that are live and outlive SIGKILL. Raises StoreError."""
         return [(row["id"], row["unkillable_since"]) for row in self._read("list_unkillable")]
 
+    def file_bytes(self) -> dict[str, int]:
+        """Return the sizes of the file and of its write-ahead log, by name. Raises StoreError."""
+        try:
+            return {
+                "database_bytes": self._file.path.stat().st_size,
+                "wal_bytes": self._file.path.with_name(f"{self._file.path.name}-wal").stat().st_size,
+            }
+        except OSError as error:
+            raise StoreError(f"cannot look at the database: {error}") from error
+
     def close(self) -> None:
         """Close the writing connection and the calling thread's reading one; the others go with their threads."""
         for other in self._others:

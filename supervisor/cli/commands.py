@@ -10,6 +10,7 @@ import typer
 
 from supervisor import __version__, operator_log, scaffold, service_manager
 from supervisor.agents import AgentRegistry
+from supervisor.cli import database
 from supervisor.cli.drain import drain
 from supervisor.cli.selftest import selftest
 from supervisor.doctor import Report, examine
@@ -22,6 +23,8 @@ agents_app = typer.Typer(help="List the agents, or make a new one.")
 app.add_typer(agents_app, name="agents")
 app.command()(drain)
 app.command()(selftest)
+app.command()(database.backup)
+app.command()(database.check)
 
 Config = Annotated[Path | None, typer.Option(envvar="CORRAL_CONFIG", help="Settings file; default: corral.toml.")]
 AgentsFolder = Annotated[Path | None, typer.Option("--agents", help="Folder of the agents.")]

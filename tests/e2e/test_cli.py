@@ -27,7 +27,7 @@ def write(agents: Path, name: str, manifest: str) -> None:
 def test_help_names_every_command() -> None:
     answer = corral("--help")
     assert answer.returncode == 0
-    for command in ("serve", "drain", "agents", "doctor", "selftest", "version"):
+    for command in ("serve", "drain", "agents", "backup", "check", "doctor", "selftest", "version"):
         assert command in answer.stdout
 
 

@@ -132,10 +132,10 @@ def test_server_that_cannot_do_its_work_is_not_ready_and_says_why(own: RunningSe
     assert is_ready(own)
     with closing(sqlite3.connect(own.data / "corral.db", isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
-        assert not_ready(own) == "cannot be given work: cannot write to the database: another process has been writing for a while (SQLITE_BUSY: database is locked)"
+        assert "another process has been writing for a while" in not_ready(own)
         database.execute("ROLLBACK")
     wait_until(lambda: is_ready(own))
-    for _ in range(5):  # each time it comes back later
+    for _ in range(6):  # each time it comes back later
         os.kill(own.launcher_pid, signal.SIGKILL)
     wait_until(lambda: not is_ready(own))
     assert not_ready(own) == "cannot be given work: the launcher is not there"

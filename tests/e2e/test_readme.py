@@ -33,6 +33,7 @@ VARYING = (
     (r"pid \d+", "pid PID"),
     (r',\s*"cgroup"(?=\s*\])', ""),  # not every machine has control groups for us
     (r'("(?:\w+_seconds|peak_memory_bytes|duration_ms|uptime_sec|sqlite_version)"): ("[^"]*"|[\d.]+)', r"\1: MEASURED"),
+    (r'("(?:database|wal)_bytes"): \d+', r"\1: MEASURED"),
 )
 
 

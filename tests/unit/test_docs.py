@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt
 from api.schemas import execution_json
 from runner import strict
 from runner.sandbox import attest, namespaces
-from supervisor import doctor
+from supervisor import check, doctor
 from supervisor.artifacts import LeftOut
 from supervisor.limits import CORES, MACHINE_BYTES, Limits, LimitsTable, most_of, plain
 from supervisor.machine import layers
@@ -147,6 +147,12 @@ def test_agents_document_has_each_code() -> None:
 
 def test_agents_document_has_each_reason_for_leaving_a_file_out() -> None:
     assert [row[0].strip("`") for row in documents.rows("docs/agents.md", "reason")] == list(LeftOut)
+
+
+def test_operations_document_has_each_rule_of_a_check() -> None:
+    assert [[row[0].strip("`"), row[1]] for row in documents.rows("docs/operations.md", "rule")] == [
+        [rule, words] for rule, words in check.RULES.items()
+    ]
 
 
 def test_api_document_has_each_status() -> None:

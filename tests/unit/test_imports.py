@@ -25,7 +25,7 @@ RUNNER_MODULES = {
     "supervisor.machine": {"runner", "runner.profile", "runner.protocol", "runner.agent", "runner.sandbox.rlimits"},
 }
 
-SQL_FILES = {"supervisor/store.py", "supervisor/connections.py", "supervisor/database.py"}
+SQL_FILES = {f"supervisor/{name}.py" for name in ("store", "connections", "database", "inspection", "upkeep")}
 
 # What files that speak no SQL may know of sqlite3.
 SQLITE_FACTS = {"api/admin.py": {"sqlite3.sqlite_version"}}

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -249,6 +250,7 @@ def test_store_of_another_process_does_not_make_a_file_that_is_not_there(path: P
 
 OPEN = """
 import sys
+import tempfile
 from pathlib import Path
 from supervisor.clock import Clock
 from supervisor.errors import CorralError
@@ -262,6 +264,7 @@ except (CorralError, OSError) as error:
 # A connection that is opened meanwhile is for reading only, for as long as it lives.
 WRITE_MEANWHILE_AND_AFTERWARDS = """
 import sys
+import tempfile
 from pathlib import Path
 from supervisor.clock import Clock
 from supervisor.errors import StoreError
@@ -282,17 +285,16 @@ print("written")
 
 
 @pytest.fixture
-def database_of_ordinary_user(tmp_path: Path, clock: FakeClock) -> Path:
+def database_of_ordinary_user(clock: FakeClock) -> Iterator[Path]:
     """A database in a folder of its own, which belong to the user that as_ordinary_user() is."""
-    path = tmp_path / "data" / "corral.db"
-    path.parent.mkdir()
-    Store(path, clock).close()
-    if os.geteuid() == 0:
-        for place in (path.parent, path, path.with_suffix(".turns")):
-            os.chown(place, ordinary_user.UID, ordinary_user.UID)
-        for above in (tmp_path, tmp_path.parent):
-            above.chmod(0o755)
-    return path
+    # Not below pytest's folder, which only its own user may enter.
+    with tempfile.TemporaryDirectory(prefix="corral-test-", dir="/var/tmp") as folder:
+        path = Path(folder, "corral.db")
+        Store(path, clock).close()
+        if os.geteuid() == 0:
+            for place in (path.parent, path, path.with_suffix(".turns")):
+                os.chown(place, ordinary_user.UID, ordinary_user.UID)
+        yield path
 
 
 def as_ordinary_user(program: str, path: Path) -> list[str]:
