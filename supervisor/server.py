@@ -24,7 +24,7 @@ from supervisor.isolation_watch import IsolationWatch
 from supervisor.keeper import Keeper
 from supervisor.logs import LogBook
 from supervisor.loop import Loop
-from supervisor.machine.canary import Canaries, send_canary
+from supervisor.machine.canary import Canaries, remove_leavings, send_canary
 from supervisor.machine.collector import Collector
 from supervisor.machine.lock import FileLock
 from supervisor.machine.machine import Machine
@@ -76,6 +76,7 @@ class Server:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = FileLock(settings.lock)
             self._lock.acquire(_PREDECESSOR_SECONDS)
+            remove_leavings(settings.data)
         self._canary = _check_isolation(settings)
         self._listener = listening.listen(settings.host, settings.port)
         prctl.become_subreaper()
@@ -87,7 +88,7 @@ class Server:
             self._collector = Collector(settings.files, settings.max_files, settings.max_files_bytes, self._reactor)
         # One that dies may have recorded something and told nobody.
         self._api = Service("api", self._spawn_api, lambda: self._loop.look(), self._reactor, self._clock)
-        self._canaries = Canaries(settings.strict_without, self._reactor, self._clock)
+        self._canaries = Canaries(settings.strict_without, self._reactor, self._clock, settings.data)
         publish = Bulletin(settings.bulletin).publish
         self._isolation = IsolationWatch(self._canaries.send, publish, self._reactor, self._clock)
         self._machine = self._new_machine()
@@ -221,7 +222,7 @@ def _settle_lost(store: Store, clock: Clock) -> None:
 
 
 def _check_isolation(settings: Settings) -> Canary:
-    canary = send_canary()
+    canary = send_canary(settings.data)
     if not canary.healthy and "sandbox" not in settings.allow_degraded:
         raise ConfigurationError(
             f"cannot isolate agents: {canary.error}. What to change is told by: corral doctor. To start without"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from supervisor.isolation import Canary
 from supervisor.machine.reactor import Reactor, Timer
 
 _SCRIPT = Path(protocol.__file__).with_name("canary.py")
+_PREFIX = "corral-canary-"
 _PATIENCE_SECONDS = 30
 _TOO_LATE = Canary(error=f"it has not ended within {_PATIENCE_SECONDS} seconds")
 
@@ -25,9 +27,9 @@ _READING_SECONDS = 1
 class _Flight:
     """A small agent of ours in a sandbox, in a process of its own (runner/canary.py)."""
 
-    def __init__(self) -> None:
-        """Start it. Raises OSError."""
-        self._folder = tempfile.TemporaryDirectory(prefix="corral-canary-")
+    def __init__(self, place: Path | None) -> None:
+        """Start it. Args: place: see send_canary(). Raises OSError."""
+        self._folder = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=place)
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-S", _SCRIPT, self._folder.name],
@@ -66,23 +68,33 @@ class _Flight:
         return Canary(layers, found.get("error"), unset, found["strict_lacks"])
 
 
-def send_canary() -> Canary:
+def send_canary(place: Path | None = None) -> Canary:
     """Run a small agent of ours in a sandbox, in the control groups that a server in place of this process would have.
 
     For these, this process may be moved to another group if nobody else is in its own (runner/sandbox/cgroup.py).
+
+    Args:
+        place: folder for its files, which are removed; None for that of temporary files.
     """
     try:
-        return _Flight().land(_PATIENCE_SECONDS)
+        return _Flight(place).land(_PATIENCE_SECONDS)
     except OSError as error:
         return Canary(error=str(error))
+
+
+def remove_leavings(place: Path) -> None:
+    """Remove the files of canaries whose server was killed. Args: place: a folder that no other server uses."""
+    for folder in place.glob(f"{_PREFIX}*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Canaries:
     """Canaries that are sent while a server runs, one at a time, and that nobody waits for."""
 
-    def __init__(self, accepted: tuple[str, ...], reactor: Reactor, clock: Clock) -> None:
-        """Args: accepted: see supervisor.isolation.Canary."""
+    def __init__(self, accepted: tuple[str, ...], reactor: Reactor, clock: Clock, place: Path | None = None) -> None:
+        """Args: accepted: see supervisor.isolation.Canary. place: see send_canary()."""
         self._accepted = accepted
+        self._place = place
         self._reactor = reactor
         self._clock = clock
         self._flight: _Flight | None = None
@@ -96,7 +108,7 @@ class Canaries:
     def send(self, on_landed: Callable[[Canary], None]) -> None:
         """Send one; what came of it is told later."""
         try:
-            flight = self._flight = _Flight()
+            flight = self._flight = _Flight(self._place)
         except OSError as error:
             canary = Canary(error=str(error))
             self._reactor.call_at(self._clock.monotonic(), lambda: on_landed(canary))

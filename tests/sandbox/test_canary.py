@@ -17,10 +17,11 @@ from supervisor.isolation import Canary
 from supervisor.machine.canary import Canaries, send_canary
 from supervisor.machine.reactor import Reactor
 from tests.helpers import without_sandboxes
-from tests.helpers.command import ROOT
+from tests.helpers.command import ROOT, started
 from tests.helpers.control_groups import groups_of
-from tests.helpers.server import RunningServer
-from tests.helpers.wait import patience
+from tests.helpers.processes import descendants, wait_for_exit
+from tests.helpers.server import AGENTS, RunningServer
+from tests.helpers.wait import patience, wait_until
 
 LAYERS = {f"{name}_namespace" for name in ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup")} | {
     *("no_capabilities", "no_new_privs", "seccomp", "read_only_root", "ceilings")
@@ -150,3 +151,19 @@ def test_canary_where_no_sandbox_can_be_made_names_the_step(tmp_path: Path) -> N
     command = [*without_sandboxes.WRAPPER, sys.executable, "-I", "-S", canary.__file__, str(tmp_path / "canary")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=patience(30), check=True)
     assert json.loads(done.stdout)["error"] == "cannot make namespaces: No space left on device"
+
+
+def test_server_killed_while_its_canary_is_under_way_leaves_nothing_that_the_next_start_does_not_remove(
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "data"
+    with started("serve", "--port", "0", "--data", data, "--agents", AGENTS) as process:
+        left = wait_until(lambda: list(data.glob("corral-canary-*")))
+        canary_pids = descendants(process.pid)
+        process.kill()
+        for pid in canary_pids:
+            wait_for_exit(pid)
+    with RunningServer(data) as server:
+        assert not any(path.exists() for path in left)
+        assert server.run("ok")["status"] == "COMPLETED"
+    assert list(data.glob("corral-canary-*")) == []
