@@ -150,8 +150,8 @@ class Machine:
             self._begin_ladder(run)
 
     def _on_isolated(self, run: Run, event: dict[str, Any], _descriptors: list[int]) -> None:
-        run.layers = tuple(event["layers"])
-        self._watch_limits(run, event["cpu_file"])
+        run.layers, run.cpu_file = tuple(event["layers"]), event["cpu_file"]
+        self._watch_limits(run, run.cpu_file)
 
     def _on_exited(self, run: Run, _event: dict[str, Any], _descriptors: list[int]) -> None:
         """The agent has ended by itself and left processes behind: nothing of a run may outlive it."""

@@ -7,7 +7,7 @@ lives. psutil compares start times before it signals, so a pid that was used aga
 import contextlib
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import psutil
 
@@ -105,10 +105,16 @@ class NamespaceTree(ProcessTree):
     Source: pid_namespaces(7).
     """
 
-    def __init__(self, root_pid: int, kill_switches: Sequence[int] = ()) -> None:
-        """See ProcessTree. Args: kill_switches: see STARTED in runner.protocol: one or none."""
+    def __init__(self, root_pid: int, kill_switches: Sequence[int] = (), members_file: str | None = None) -> None:
+        """See ProcessTree.
+
+        Args:
+            kill_switches: see STARTED in runner.protocol: one or none.
+            members_file: path of the file in which its control group lists its processes, the root too, if it has one.
+        """
         super().__init__(root_pid)
         self._kill_switches = kill_switches
+        self._members_file = members_file
         self._rounds = 0
 
     def kill(self) -> int:
@@ -120,6 +126,17 @@ class NamespaceTree(ProcessTree):
         self.killed.update(process.pid for process in members)
         self.kill_root()
         return len(members)
+
+    def members(self) -> list[psutil.Process]:
+        """See ProcessTree. The group's list saves a look at all processes of the machine, which many runs make dear."""
+        try:
+            with open(self._members_file or "") as file:
+                family = set(map(int, file))
+        except OSError:
+            return super().members()
+        if not self._root.is_running():  # the list may be that of another group with this name
+            return []
+        return [process for pid in sorted(family - {self._root.pid}) if (process := _member(pid, family))]
 
     def kill_root(self) -> None:
         """Kill the init and, by its control group too, all that is below it."""
@@ -150,6 +167,19 @@ class AdoptedProcesses:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(child.pid, os.WNOHANG)
         return len(adopted)
+
+
+def _member(pid: int, family: Set[int]) -> psutil.Process | None:
+    """Return a process of a group that lives; None if it has ended, and a stranger may have got its pid.
+
+    Its parent is asked for after psutil has noted its start time: a stranger's is not of the family, which has the
+    parent of all others, the root.
+    """
+    try:
+        process = psutil.Process(pid)
+        return process if process.ppid() in family and _lives(process) else None
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -5,6 +5,7 @@ import json
 import os
 import select
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -49,6 +50,7 @@ class Run:
         self.layers: tuple[str, ...] = ()
         self.left_behind = 0
         self.counted: dict[str, int] = {}
+        self.cpu_file: str | None = None
         self.cpu_watch: CpuWatch | None = None
         self.pid: int | None = None
         self.pidfd = -1
@@ -119,6 +121,7 @@ class Run:
         """Take the init that it has now. Args: pidfd, kill_switches: see STARTED; owned by the run from now on."""
         self._let_go_of_init()
         self.pid, self.pidfd, self.kill_switches = pid, pidfd, list(kill_switches)
+        self.cpu_file = None
 
     def tree(self) -> ProcessTree | None:
         """Return its processes; None when it has not started or its init has ended.
@@ -129,10 +132,14 @@ class Run:
         if self.pid is None:
             return None
         try:
-            tree = ProcessTree(self.pid) if self.tier == TRUSTED else NamespaceTree(self.pid, self.kill_switches)
+            tree = ProcessTree(self.pid) if self.tier == TRUSTED else self._namespace_tree(self.pid)
         except psutil.NoSuchProcess:
             return None
         return None if _is_readable(self.pidfd) else tree
+
+    def _namespace_tree(self, pid: int) -> NamespaceTree:
+        members_file = str(Path(self.cpu_file).with_name("cgroup.procs")) if self.cpu_file else None
+        return NamespaceTree(pid, self.kill_switches, members_file)
 
     def namespace_is_gone(self) -> bool:
         """Tell whether nothing of it can live because process 1 of its namespace has ended; see NamespaceTree."""

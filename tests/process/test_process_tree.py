@@ -2,11 +2,12 @@
 
 import os
 import signal
+from pathlib import Path
 
 import psutil
 import pytest
 
-from supervisor.machine.process_tree import ProcessTree
+from supervisor.machine.process_tree import NamespaceTree, ProcessTree
 from tests.helpers.forked_tree import ForkedTree
 from tests.helpers.named_pipes import Lifeline
 from tests.helpers.wait import wait_until
@@ -38,6 +39,24 @@ def test_kill_all_below_the_root_end_at_once_and_the_root_is_spared(
         assert root.wait() == 0
         assert lifeline.ended()
         assert len(tree.killed) == len(lifeline.lines) == processes
+
+
+def test_members_by_the_list_of_a_group_are_its_processes_but_the_root_and_strangers(
+    lifeline: Lifeline, tmp_path: Path
+) -> None:
+    with ForkedTree("sessions", lifeline, 3) as root:
+        members = {process.pid for process in ProcessTree(root.pid).members()}
+        listed = tmp_path / "cgroup.procs"
+        # Ours is a pid that a stranger has got since the list was read.
+        listed.write_text("".join(f"{pid}\n" for pid in (root.pid, *members, os.getpid())))
+        tree = NamespaceTree(root.pid, members_file=str(listed))
+        assert {process.pid for process in tree.members()} == members
+        listed.unlink()
+        assert {process.pid for process in tree.members()} == members
+        assert tree.kill() == 3
+        root.wait()
+        listed.write_text(f"{os.getpid()}\n")
+        assert tree.members() == []
 
 
 @pytest.mark.parametrize("shape", ["bomb", "hopper", "session_hopper"])
