@@ -1,6 +1,7 @@
 """Reading what SQLite has written to its write-ahead log."""
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -10,12 +11,22 @@ def commits(database: Path) -> int:
     Only as long as the log has not begun anew, which it does after some thousand pages.
     Source: sqlite.org/fileformat2.html, section 4.1.
     """
-    log = database.with_name(f"{database.name}-wal").read_bytes()
+    return sum(1 for _ in _ends(database.with_name(f"{database.name}-wal")))
+
+
+def end_of_last_commit(log: Path) -> int:
+    """Return the offset at which the last transaction of a log ends; see commits()."""
+    return max(_ends(log), default=0)
+
+
+def _ends(path: Path) -> Iterator[int]:
+    """Yield the offset after the last frame of each transaction."""
+    log = path.read_bytes()
     if not log:
-        return 0
+        return
     (page_bytes,) = struct.unpack_from(">8xI", log)
-    ends = 0
-    for start in range(32, len(log), 24 + page_bytes):
+    frame_bytes = 24 + page_bytes
+    for start in range(32, len(log), frame_bytes):
         _, size_after_commit = struct.unpack_from(">II", log, start)
-        ends += size_after_commit > 0
-    return ends
+        if size_after_commit > 0:
+            yield start + frame_bytes
