@@ -1,19 +1,20 @@
 """The launcher: has every run forked, holds its descriptors, and tells the supervisor how it ended.
 
-A child of the supervisor, but in a session of its own; runner/start.py starts it. It is small and has one thread,
+Started by a supervisor (runner/start.py), but in a session of its own; it outlives it. It is small and has one thread,
 because every run is a fork of it: what it imports or opens, every run pays for and could see. It holds no secret and
 parses nothing that an agent wrote.
 
 Three kinds of peers:
-  supervisor   one at a time, over the listening Unix socket it was given; messages in runner.protocol
+  supervisor   one at a time, over the listening Unix socket it was given (runner.supervisors); messages in
+               runner.protocol
   inits        children (runner.init, runner.sandboxed); each runs one agent at a time and says when it is over
   strays       orphans of a run at tier "trusted" whose init was killed: this process is a subreaper, so they come
                here and are killed
 
-For each run it keeps a descriptor of its work directory, until that is passed on with the end; and the reading ends of
-the agent's pipes, the work directory and the init, until the supervisor releases the run: only then may the init be
-given another one, because only then has the supervisor stopped to look below that init.
-When the supervisor's end of the socket closes, it kills every run and exits.
+For each run it keeps the reading ends of the agent's pipes, the work directory, the init, and what there was to tell,
+until a supervisor releases the run: only then is its end recorded, and only then may the init be given another one,
+because only then has the supervisor stopped to look below that init. So a supervisor may die at any moment: the next
+one is given all of it. When none comes for a while, it kills every run and exits.
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ import contextlib
 import os
 import selectors
 import signal
-import socket
-import struct
 import sys
 
 from runner import profile, protocol, tree
@@ -33,10 +32,11 @@ from runner.profile import Profile
 from runner.run import Run
 from runner.sandbox import kernel
 from runner.strays import Strays
+from runner.supervisors import Supervisors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import socket
     from typing import Any
 
 # After this long without anything to do, the inits that are too many are dismissed.
@@ -52,23 +52,28 @@ _KILL_ROUND_SECONDS = 0.01
 # At the end, for what is killed: what outlives that must not keep the next server from starting.
 _LAST_SECONDS = 10.0
 
-_PEER_CREDENTIALS = struct.Struct("3i")
-
 
 class Launcher:
     """The event loop; every descriptor in the selector carries the function that handles it."""
 
-    def __init__(self, listener: socket.socket, nursery: Nursery, strays: Strays) -> None:
+    def __init__(
+        self,
+        identity: dict[str, str],
+        listener: socket.socket,
+        first: socket.socket,
+        nursery: Nursery,
+        strays: Strays,
+    ) -> None:
         """Prepare.
 
         Args:
-            listener: a listening SOCK_SEQPACKET Unix socket. nursery: makes the inits.
-            strays: what may come here besides them.
+            identity: what a supervisor is told with ALL_HELD. listener, first: see Supervisors.
+            nursery: makes the inits. strays: what may come here besides them.
         """
-        self._listener = listener
+        self._identity = identity
         self._nursery = nursery
         self._selector = selectors.EpollSelector()
-        self._channel: protocol.Channel | None = None
+        self._supervisors = Supervisors(listener, first, self._selector, self._tell_all, self._obey)
         self._runs: dict[str, Run] = {}
         self._inits: dict[int, Init] = {}
         self._idle: dict[Profile, Idle] = collections.defaultdict(Idle)
@@ -76,7 +81,12 @@ class Launcher:
         self._strays = strays
         self._stopping = False
         self._child_signals = kernel.watch_signal(signal.SIGCHLD)
-        self._requests = {protocol.LAUNCH: self._launch, protocol.RELEASE: self._release}
+        self._requests = {
+            protocol.LAUNCH: self._launch,
+            protocol.NOTE: self._note,
+            protocol.RELEASE: self._release,
+            protocol.END: self._end,
+        }
         self._tidings = {
             protocol.FAILED: self._on_failed,
             protocol.AT_WORK: Run.take_place,
@@ -87,11 +97,10 @@ class Launcher:
         }
 
     def serve(self) -> None:
-        """Serve one supervisor until it goes away; then kill every run."""
-        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        """Serve until a supervisor asks for the end, or there has been none for too long; then kill every run."""
         self._selector.register(self._child_signals, selectors.EVENT_READ, lambda: os.read(self._child_signals, 4096))
         self._warm_up(profile.DEFAULT)
-        while not self._stopping:
+        while not (self._stopping or self._supervisors.are_gone()):
             ready = self._selector.select(self._patience())
             for key, _ in ready:
                 key.data()
@@ -100,36 +109,28 @@ class Launcher:
             self._bury()
             for run in self._strays.kill(self._inits):
                 self._tell_gone(run)
-            self._watch_channel()
+            self._supervisors.watch()
         self._kill_everything()
 
     # -- the supervisor ----------------------------------------------------------------------------------------------
 
-    def _accept(self) -> None:
-        connection, _ = self._listener.accept()
-        _, uid, _ = _PEER_CREDENTIALS.unpack(
-            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER_CREDENTIALS.size)
-        )
-        if uid != os.geteuid() or self._channel:
-            connection.close()
-            return
-        self._channel = protocol.Channel(connection)
-        self._selector.register(self._channel, selectors.EVENT_READ, self._converse)
+    def _tell_all(self) -> None:
+        """Tell a supervisor that has just come what there is."""
+        for run in self._runs.values():
+            for event, descriptors in run.history():
+                self._supervisors.send(event, descriptors)
+        self._supervisors.send({"event": protocol.ALL_HELD, **self._identity})
 
-    def _converse(self) -> None:
-        assert self._channel is not None
-        try:
-            self._channel.flush()
-            while received := self._channel.receive():
-                message, descriptors = received
-                self._requests[message["do"]](message, descriptors)
-        except protocol.Disconnected:
-            self._stopping = True
+    def _obey(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        self._requests[message["do"]](message, descriptors)
+
+    def _end(self, _message: dict[str, Any], _descriptors: list[int]) -> None:
+        self._stopping = True
 
     def _launch(self, message: dict[str, Any], descriptors: list[int]) -> None:
         wanted = Profile(message["tier"], message["network"])
-        run = self._runs[message["run"]] = Run(message["run"], wanted, message["limits"], descriptors)
-        run.purpose = None if wanted.tier == profile.TRUSTED else {**message, "do": None, "run": None}
+        run = self._runs[message["run"]] = Run(message, wanted, descriptors)
+        run.purpose = None if wanted.tier == profile.TRUSTED else {**message, "run": None, "memo": None}
         self._place(run, message["shared"])
 
     def _place(self, run: Run, shared: list[str]) -> None:
@@ -142,8 +143,7 @@ class Launcher:
             self._tell_gone(run)
         else:
             chosen.run, chosen.purpose, run.init = run, run.purpose, chosen
-            handles = [handle for handle in (chosen.pidfd, chosen.kill_switch) if handle is not None]
-            self._send({"event": protocol.STARTED, "run": run.name, "pid": chosen.pid}, handles)
+            self._supervisors.send(*run.started())
             self._hand_over(run, chosen)
 
     def _hand_over(self, run: Run, chosen: Init) -> None:
@@ -167,11 +167,16 @@ class Launcher:
             if run.profile.tier == profile.TRUSTED:
                 run.close_agent_ends()
 
+    def _note(self, message: dict[str, Any], _descriptors: list[int]) -> None:
+        run = self._runs.get(message["run"])
+        if run:
+            run.memo = message["memo"]
+
     def _release(self, message: dict[str, Any], _descriptors: list[int]) -> None:
         run = self._runs.pop(message["run"], None)
         if run is None:
             return
-        protocol.close_all(run.kept)
+        run.close()
         if run.directory:
             self._strays.clear_up(run.directory)
         if run.init:
@@ -180,6 +185,8 @@ class Launcher:
 
     def _keep(self, free: Init, idle: Idle) -> None:
         failed = free.run is not None and free.run.error is not None
+        if free.run and free.run.usage:
+            free.note_usage(free.run.usage)
         free.run = None
         if idle.full or failed:
             free.dismiss()
@@ -188,32 +195,15 @@ class Launcher:
             idle.add(free)
 
     def _patience(self) -> float | None:
-        waits = [self._strays.patience()]
+        waits = [self._strays.patience(), self._supervisors.patience()]
         if self._ended:
             waits.append(_KILL_ROUND_SECONDS)
         if any(idle.has_surplus for idle in self._idle.values()):
             waits.append(_PAUSE_SECONDS)
         return min((seconds for seconds in waits if seconds is not None), default=None)
 
-    def _send(self, event: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
-        assert self._channel is not None
-        try:
-            self._channel.send(event, descriptors)
-        except protocol.Disconnected:
-            self._stopping = True
-
     def _tell_gone(self, run: Run) -> None:
-        self._send(run.gone(), run.work)
-        protocol.close_all(run.work)
-        run.work.clear()
-
-    def _watch_channel(self) -> None:
-        """Wait for room in the socket only while something waits to be sent."""
-        if not self._channel or self._stopping:
-            return
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._channel.backlog else 0)
-        if events != self._selector.get_key(self._channel).events:
-            self._selector.modify(self._channel, events, self._converse)
+        self._supervisors.send(run.gone(), run.work)
 
     # -- inits -------------------------------------------------------------------------------------------------------
 
@@ -250,10 +240,10 @@ class Launcher:
 
     def _on_isolated(self, run: Run, message: dict[str, Any]) -> None:
         run.close_agent_ends()
-        self._send(run.isolated(message["layers"]))
+        self._supervisors.send(run.isolated(message["layers"]))
 
     def _on_exited(self, run: Run, _message: dict[str, Any]) -> None:
-        self._send({"event": protocol.EXITED, "run": run.name})
+        self._supervisors.send(run.exited())
 
     def _on_gone(self, run: Run, message: dict[str, Any]) -> None:
         run.take_end(message)
@@ -310,7 +300,8 @@ class Launcher:
 
     def _kill_everything(self) -> None:
         if not tree.end_children(_LAST_SECONDS, self._strays.is_cleaner):
-            print("launcher: processes survive SIGKILL", file=sys.stderr)
+            with contextlib.suppress(OSError):  # nobody may read that any more
+                print("launcher: processes survive SIGKILL", file=sys.stderr)
             return
         for dead in (*self._inits.values(), *self._ended):
             self._nursery.bury(dead)

@@ -57,10 +57,19 @@ class Init:
         self.out_of_memory = False
         self.run: Run | None = None
         self.purpose: dict[str, Any] | None = None
+        self._cpu_seconds_told = 0.0
 
     def layers_outside(self) -> list[str]:
         """Return the layers that an agent cannot see from inside."""
         return self.group.layers if self.group else []
+
+    def note_usage(self, usage: Mapping[str, float]) -> None:
+        """Note what a run that is over has used."""
+        self._cpu_seconds_told += usage.get("user_cpu_seconds", 0) + usage.get("system_cpu_seconds", 0)
+
+    def cpu_seconds_before(self) -> float:
+        """Return what runs that are over have used: as the counter of its group has it, else as they told."""
+        return self.group.cpu_seconds_before() if self.group else self._cpu_seconds_told
 
     def get_ready(self) -> None:
         """Tell it that a run may come. One that has died meanwhile is noticed when it is waited for."""

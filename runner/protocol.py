@@ -4,21 +4,34 @@ They are connected by a Unix socket of type SOCK_SEQPACKET: one message is one J
 and may carry descriptors (SCM_RIGHTS). The supervisor sends requests, the launcher sends events; no message is an
 answer to another. Every message about a run names it by "run", a text that the supervisor chooses once per attempt.
 
-Requests  {"do": LAUNCH, "run", "tier", "network", "agent": its id, "shared": [path...], "limits": {name: amount}} +
-              the descriptors of DESCRIPTORS, in that order; tier, network: see runner.profile; shared: what else of the
-              host a sandboxed agent sees, read-only; limits: of runner.sandbox.rlimits.LIMITS, and cpus, if it is to
-              be held
+Requests  {"do": ADOPT, "protocol": PROTOCOL, "orphan_seconds"}   the first one of every supervisor, which takes the
+              place of the one before; orphan_seconds: how long runs are kept when there is none. In every version of
+              this protocol: a launcher that finds another "protocol" than its own kills its runs and exits
+          {"do": LAUNCH, "run", "tier", "network", "agent": its id, "shared": [path...], "limits": {name: amount},
+              "memo"} + the descriptors of DESCRIPTORS, in that order; tier, network: see runner.profile; shared: what
+              else of the host a sandboxed agent sees, read-only; limits: of runner.sandbox.rlimits.LIMITS, and cpus, if
+              it is to be held; memo: what the next supervisor has to know of the run. The launcher does not look into
+              it, but every agent may: no secret
+          {"do": NOTE, "run", "memo"}   keep this memo in place of the one before
           {"do": RELEASE, "run"}        forget the run and close what is held for it
-Events    {"event": STARTED, "run", "pid"} + a pidfd of the run's init, and, if its control group has such a thing, a
+          {"do": END}                   kill every run and exit
+Events    {"event": HELD, "run", "memo", "cpu_seconds_before"} + the descriptors of KEPT_ENDS: sent to a supervisor that
+              has come, for each run that is not released, and then again all other events that there were of it;
+              cpu_seconds_before: what its init had used for earlier runs
+          {"event": ALL_HELD, "launcher", "made_from"}   no more of these; with what the launcher was started with: see
+              runner/start.py
+          {"event": STARTED, "run", "pid"} + a pidfd of the run's init, and, if its control group has such a thing, a
               descriptor that kills all of the tree when a "1" is written to it; again if that init has died before it
               could start the agent, and another one has been given the run
           {"event": ISOLATED, "run", "layers", "cpu_file"}   every layer of the sandbox is in effect; the agent starts
               now; cpu_file: path of the file in which the run's control group counts CPU time, or null
           {"event": EXITED, "run"}   the agent has ended, other processes of its tree live
-          {"event": GONE, "run", "status", "usage", "error", "left_behind", "counted"}   nothing of the tree lives; sent
-              exactly once per launch; + a descriptor of its work directory, if it had got as far as having one
+          {"event": GONE, "run", "status", "usage", "error", "left_behind", "counted", "at"}   nothing of the tree
+              lives; sent exactly once per launch to each supervisor; + a descriptor of its work directory, if it had
+              got as far as having one
               status: wait status of the agent as waitpid(2) gives it, or null when the agent never started or its
               init was killed; error: why the agent could not be started, or null;
+              at: when, in seconds of this boot's monotonic clock;
               usage: {"user_cpu_seconds", "system_cpu_seconds", "peak_memory_bytes"} over the whole reaped tree
               left_behind: other processes that were there when a sandboxed agent ended by itself;
               counted: by its control group, {} without one: {"killed_for_memory": processes that were killed because
@@ -46,6 +59,7 @@ from __future__ import annotations
 
 import array
 import collections
+import errno
 import json
 import os
 import socket
@@ -55,7 +69,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Any
 
-LAUNCH, RELEASE = "launch", "release"
+# Changes with whatever one side would misunderstand of the other.
+PROTOCOL = 1
+
+ADOPT, LAUNCH, NOTE, RELEASE, END = "adopt", "launch", "note", "release", "end"
+HELD, ALL_HELD = "held", "all held"
 STARTED, EXITED, GONE = "started", "exited", "gone"
 FAILED, AT_WORK, ISOLATED, ENDED = "failed", "at work", "isolated", "ended"
 GET_READY = {"do": "get ready"}
@@ -63,10 +81,10 @@ GET_READY = {"do": "get ready"}
 # Where a sandboxed agent finds its folder, and its own interpreter finds runner/agent.py.
 AGENT_PLACE, AGENT_SCRIPT_PLACE = "/agent", "/corral/agent.py"
 
-# What the process that becomes the agent gets, then what the launcher keeps: the reading ends, so that they outlive the
-# supervisor.
+# What the process that becomes the agent gets, then what the launcher keeps, so that it outlives the supervisor: the
+# reading ends, and the file into which the supervisor moves what carries the result.
 AGENT_ENDS = ("spec", "stdin", "stdout", "stderr", "result")
-KEPT_ENDS = ("stdout_reader", "stderr_reader", "result_reader")
+KEPT_ENDS = ("stdout_reader", "stderr_reader", "result_reader", "kept")
 DESCRIPTORS = AGENT_ENDS + KEPT_ENDS
 
 RESULT_FD = 3
@@ -167,6 +185,11 @@ class Channel:
             _send_bytes(self._socket, data, descriptors)
         except BlockingIOError:
             return False
+        except OSError as error:
+            # So many descriptors are under way to a peer that has yet to read them. Source: unix(7).
+            if error.errno == errno.ETOOMANYREFS:
+                return False
+            raise
         return True
 
 

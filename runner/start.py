@@ -30,17 +30,20 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def main(listener_descriptor: str, work_root: str, skeleton: str, *accepted: str) -> None:
-    """Serve until the supervisor goes away.
+def main(launcher: str, made_from: str, sockets: str, work_root: str, skeleton: str, *accepted: str) -> None:
+    """Serve one supervisor after another; see Launcher.serve().
 
     Args:
-        listener_descriptor: number of the inherited listening socket.
+        launcher: what tells this one from all others. made_from: what tells its code and its arguments from others.
+        sockets: numbers of two inherited descriptors, "3,4": a socket that is bound, and one that is connected to the
+            supervisor.
         work_root: the folder that holds the runs' work directories; nothing in it belongs to a live run yet.
         skeleton: path of the folder that becomes the root of every sandbox.
         accepted: needs of the tier strict (runner.strict) that it can do without.
     """
-    listener = socket.socket(fileno=int(listener_descriptor))
-    listener.set_inheritable(False)
+    listener, first = (socket.socket(fileno=int(number)) for number in sockets.split(","))
+    for inherited in (listener, first):
+        inherited.set_inheritable(False)
     prctl.become_subreaper()
     leftovers = workdir.leftovers(work_root)
     cleaners = {workdir.remove_in_background(leftovers)} if leftovers else set()
@@ -55,7 +58,8 @@ def main(listener_descriptor: str, work_root: str, skeleton: str, *accepted: str
     groups = cgroup.find(lambda: tree.family(os.getppid()))
     lacks = strict.lacks(has_cgroup_v2=groups is not None and groups.version == 2)
     lacking = {need: why for need, why in lacks.items() if need not in accepted}
-    Launcher(listener, Nursery(work_root, sandboxes, groups, lacking), Strays(cleaners)).serve()
+    identity = {"launcher": launcher, "made_from": made_from}
+    Launcher(identity, listener, first, Nursery(work_root, sandboxes, groups, lacking), Strays(cleaners)).serve()
 
 
 def _sandboxes(skeleton: str, accepted: Sequence[str]) -> Sandboxes | None:

@@ -25,7 +25,9 @@ def check_server(settings: Settings) -> Inspection:
     # A server that was just stopping has ended its runs meanwhile.
     still_live = inspection.live(settings.database)
     abandoned = tuple(
-        Violation(_LIVE, execution_id, "it is live, but no server runs; the next start records how it ended")
+        Violation(
+            _LIVE, execution_id, "it is live, but no server runs; the next start takes it over, or records how it ended"
+        )
         for execution_id in found.live
         if execution_id in still_live
     )

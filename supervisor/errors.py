@@ -61,6 +61,10 @@ class AttemptStale(StoreError):
     """The attempt is not the live one of its execution, or is another supervisor's."""
 
 
+class Superseded(CorralError):
+    """Another supervisor has taken over the data folder; this one must not record or start anything any more."""
+
+
 class InvalidTransition(CorralError):
     """The event is not possible in the execution's status."""
 

@@ -39,7 +39,7 @@ class Keeper:
         self._work_began = 0.0
 
     def start(self) -> None:
-        """Begin."""
+        """Begin; while signals are put off, which are none of the thread's."""
         self._thread.start()
 
     def close(self) -> None:

@@ -35,6 +35,23 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def inherit(descriptor: int, host: str, port: int) -> socket.socket:
+    """Return the listening socket that the program before has left open; another one if the settings are others now.
+
+    Args:
+        descriptor: owned by what is returned, or closed. host, port: see listen(); for port 0 any port will do.
+    Raises:
+        ConfigurationError: see listen().
+    """
+    listener = socket.socket(fileno=descriptor)
+    address, number = listener.getsockname()[:2]
+    wanted = {found[4][0] for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    if address in wanted and port in (0, number):
+        return listener
+    listener.close()
+    return listen(host, port)
+
+
 def url(listener: socket.socket) -> str:
     """Return the base URL of what is served on a listening socket."""
     host, port = listener.getsockname()[:2]

@@ -3,9 +3,14 @@
 A log is a row of segment files named by the offset of their first byte: `stdout.0`, `stdout.524288`, … The first
 segment holds the head; later ones hold the tail, and of those the oldest is deleted when the log grows over its cap.
 So an offset always means the same byte, what is missing shows as a gap, and a reader needs no lock.
+
+What an agent prints goes from its pipe to the file inside of the kernel, by splice(2): whenever the supervisor is
+killed, a byte is in one of the two. The files are all there is to know, so the next supervisor writes on.
 """
 
+import fcntl
 import os
+import termios
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +20,7 @@ import structlog
 STREAMS = ("stdout", "stderr")
 
 # Head : tail is 2 : 2, the tail in segments of a quarter, so at least a quarter of the cap of tail is always there.
-_SEGMENTS_PER_LOG = 4
+_SEGMENTS_PER_LOG, _HEAD_SEGMENTS = 4, 2
 
 _log = structlog.get_logger()
 
@@ -31,7 +36,7 @@ class Slice:
 
 
 class LogWriter:
-    """Appends one stream of one attempt; creates no file before the first byte."""
+    """Appends one stream of one attempt, to what there already is; creates no file before the first byte."""
 
     def __init__(self, folder: Path, stream: str, cap_bytes: int) -> None:
         """Args: folder: of the attempt. cap_bytes: what the files of this stream may take on disk."""
@@ -39,24 +44,43 @@ class LogWriter:
         self._stream = stream
         self._segment_bytes = max(1, cap_bytes // _SEGMENTS_PER_LOG)
         self._file: int | None = None
-        self._tail: list[int] = []
-        self._segment_end = 0
-        self.size = 0
+        segments = _segments(folder, stream)
+        self._start, self._tail = (segments[-1] if segments else 0), segments[1:]
+        self._written_to = self.size = _size(folder, stream, segments)
 
     def append(self, data: bytes) -> None:
         """Write bytes at the end. Raises OSError: the disk does not take them; they are a gap."""
         rest = memoryview(data)
         try:
             while rest:
-                if self._file is None or self.size == self._segment_end:
-                    self._next_segment()
-                assert self._file is not None
-                written = os.write(self._file, rest[: self._segment_end - self.size])
-                self.size += written
+                file, room = self._segment_with_room()
+                written = os.pwrite(file, rest[:room], self.size - self._start)
+                self._advance(written)
                 rest = rest[written:]
         except OSError:
-            self._leave_gap(len(rest))
+            self.leave_gap(len(rest))
             raise
+
+    def splice(self, pipe: int, most_bytes: int) -> bytes:
+        """Move what is in a pipe, which is not empty, to the end, and return it.
+
+        Raises:
+            BlockingIOError: somebody else has taken it. OSError: the disk does not take it; it is still in the pipe.
+        """
+        file, room = self._segment_with_room()
+        place = self.size - self._start
+        moved = os.splice(pipe, file, min(most_bytes, room), offset_dst=place, flags=os.SPLICE_F_NONBLOCK)
+        self._advance(moved)
+        return os.pread(file, moved, place)
+
+    def leave_gap(self, lost_bytes: int) -> None:
+        """Go on behind what is lost, in another segment; one that has got nothing would only count for the cap."""
+        if self._file is not None and self._written_to == self._start:
+            with suppress(OSError):
+                self._path(self._start).unlink()
+            self._tail = [start for start in self._tail if start != self._start]
+        self.close()
+        self.size += lost_bytes
 
     def close(self) -> None:
         """Close the open segment; nothing can be appended any more."""
@@ -64,28 +88,34 @@ class LogWriter:
             os.close(self._file)
             self._file = None
 
-    def _leave_gap(self, lost_bytes: int) -> None:
-        """Go on behind what is lost, in another segment; one that has got nothing would only count for the cap."""
-        if self._file is not None and os.fstat(self._file).st_size == 0:
-            with suppress(OSError):
-                self._path(self.size).unlink()
-            self._tail = [start for start in self._tail if start != self.size]
-        self.close()
-        self.size += lost_bytes
+    def _advance(self, written: int) -> None:
+        self.size += written
+        self._written_to = self.size
+
+    def _segment_with_room(self) -> tuple[int, int]:
+        """Return the descriptor of the last segment, and the number of bytes that it still takes."""
+        room = self._start + self._capacity() - self.size
+        if room <= 0 or self._written_to < self.size:
+            self._next_segment()
+            room = self._capacity()
+        if self._file is None:
+            self._file = self._open_segment(self._start)
+        return self._file, room
+
+    def _capacity(self) -> int:
+        return self._segment_bytes * (1 if self._start else _HEAD_SEGMENTS)
 
     def _next_segment(self) -> None:
         self.close()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._file = os.open(self._path(self.size), flags, 0o600)
-        head_segments = _SEGMENTS_PER_LOG // 2
-        if self.size == 0:
-            self._segment_end = head_segments * self._segment_bytes
-            return
-        self._segment_end = self.size + self._segment_bytes
+        self._file = self._open_segment(self.size)
+        self._start = self._written_to = self.size
         self._tail.append(self.size)
-        if len(self._tail) > _SEGMENTS_PER_LOG - head_segments:
+        while len(self._tail) > _SEGMENTS_PER_LOG - _HEAD_SEGMENTS:
             self._path(self._tail.pop(0)).unlink(missing_ok=True)
+
+    def _open_segment(self, start: int) -> int:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return os.open(self._path(start), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def _path(self, start: int) -> Path:
         return self._folder / f"{self._stream}.{start}"
@@ -107,25 +137,67 @@ class LogBook:
     def append(self, execution_id: str, attempt: int, stream: str, data: bytes) -> None:
         """Write what an agent printed."""
         key = (execution_id, attempt, stream)
-        if key not in self._writers:
-            folder = attempt_folder(self._root, execution_id, attempt)
-            self._writers[key] = LogWriter(folder, stream, self._caps[execution_id, attempt])
         try:
-            self._writers[key].append(data)
+            self._writer(*key).append(data)
             self._failing.discard(key)
         except OSError as error:
-            if key not in self._failing:
-                _log.error("log not written", execution=execution_id, stream=stream, error=str(error))
-            self._failing.add(key)
+            self._tell_failure(*key, error)
+
+    def splice(self, execution_id: str, attempt: int, stream: str, pipe: int, most_bytes: int) -> bytes | None:
+        """Write what is in an agent's pipe and return it: b"" at its end, None when there is nothing now."""
+        if not _is_filled(pipe):
+            return _read_pipe(pipe, most_bytes)
+        key = (execution_id, attempt, stream)
+        try:
+            moved = self._writer(*key).splice(pipe, most_bytes)
+            self._failing.discard(key)
+            return moved
+        except BlockingIOError:  # an agent can open its own stdout for reading
+            return None
+        except OSError as error:
+            self._tell_failure(*key, error)
+        lost = _read_pipe(pipe, most_bytes)
+        if lost and key in self._writers:
+            self._writers[key].leave_gap(len(lost))
+        return lost
+
+    def size(self, execution_id: str, attempt: int, stream: str) -> int:
+        """Return the number of bytes that are written or lost, kept or not; 0 if nobody can look."""
+        try:
+            return self._writer(execution_id, attempt, stream).size
+        except OSError as error:
+            self._tell_failure(execution_id, attempt, stream, error)
+            return 0
+
+    def tail(self, execution_id: str, attempt: int, stream: str, most_bytes: int) -> bytes:
+        """Return the end of what is written."""
+        begin = max(0, self.size(execution_id, attempt, stream) - most_bytes)
+        return Logs(self._root).read(execution_id, attempt, stream, begin, most_bytes).data
 
     def close(self, execution_id: str, attempt: int) -> None:
         """End the logs of an attempt."""
         del self._caps[execution_id, attempt]
         for stream in STREAMS:
-            writer = self._writers.pop((execution_id, attempt, stream), None)
-            self._failing.discard((execution_id, attempt, stream))
+            key = (execution_id, attempt, stream)
+            self._failing.discard(key)
+            writer = self._writers.pop(key, None)
             if writer:
                 writer.close()
+
+    def _writer(self, execution_id: str, attempt: int, stream: str) -> LogWriter:
+        """Return the writer of a log. Raises OSError: what there is of the log cannot be looked at."""
+        key = (execution_id, attempt, stream)
+        if key not in self._writers:
+            folder = attempt_folder(self._root, execution_id, attempt)
+            self._writers[key] = LogWriter(folder, stream, self._caps[execution_id, attempt])
+        return self._writers[key]
+
+    def _tell_failure(self, execution_id: str, attempt: int, stream: str, error: OSError) -> None:
+        """Tell it once for each time that it lasts."""
+        key = (execution_id, attempt, stream)
+        if key not in self._failing:
+            _log.error("log not written", execution=execution_id, stream=stream, error=str(error))
+        self._failing.add(key)
 
 
 class Logs:
@@ -191,3 +263,16 @@ def _read(path: Path, offset: int, limit: int) -> bytes:
     with open(path, "rb") as segment:
         segment.seek(offset)
         return segment.read(limit)
+
+
+def _is_filled(pipe: int) -> bool:
+    """Tell whether there is something in a pipe. Source: pipe(7), FIONREAD."""
+    answer = fcntl.ioctl(pipe, termios.FIONREAD, bytes(4))
+    return any(answer)
+
+
+def _read_pipe(pipe: int, most_bytes: int) -> bytes | None:
+    try:
+        return os.read(pipe, most_bytes)
+    except BlockingIOError:
+        return None

@@ -1,5 +1,6 @@
 """The supervisor's loop: gather what happened, decide, commit once, act. Nothing is acted on before it is recorded."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import structlog
@@ -15,15 +16,16 @@ from supervisor.errors import (
     InvalidTransition,
     StoreError,
 )
-from supervisor.logs import LogBook
 from supervisor.machine import outcome
 from supervisor.machine.machine import Machine, Message
+from supervisor.machine.memo import Memo
 from supervisor.machine.reactor import Reactor, Timer
 from supervisor.machine.stopper import Reason
-from supervisor.models import Claim, Finished, Log, Origin, Progress, Unkillable
+from supervisor.models import Claim, Finished, Origin, Progress, Unkillable
 from supervisor.scheduler import Slots
 from supervisor.states import Cause
-from supervisor.store import Store, Transaction
+from supervisor.store import Store
+from supervisor.transaction import Transaction
 
 CANCELED = Reason(Cause.CANCELED, "It was canceled by the client.", "client")
 STOPPED = Reason(Cause.STOPPED, "The server was stopped, and the run with it.", "server")
@@ -64,7 +66,6 @@ class Loop:
         machine: Machine,
         agents: AgentRegistry,
         digests: AgentDigests,
-        logs: LogBook,
         reactor: Reactor,
         clock: Clock,
         origin: Origin,
@@ -74,7 +75,6 @@ class Loop:
         self._machine = machine
         self._agents = agents
         self._digests = digests
-        self._logs = logs
         self._reactor = reactor
         self._clock = clock
         self._origin = origin
@@ -87,10 +87,16 @@ class Loop:
         self._draining = False
         self._next_due: Timer | None = None
         self._has_given_up = False
+        self._is_leaving = False
+
+    def resume(self, taken_over: Iterable[Memo]) -> None:
+        """Count the runs that a predecessor has launched."""
+        for memo in taken_over:
+            self._slots.take(memo.key, memo.agent_id, memo.concurrency)
 
     def run(self) -> None:
-        """Step until drain() or shut_down() was called and no run is left, or what is left cannot be recorded."""
-        while not (self._draining and (self._slots.empty or self._has_given_up)):
+        """Step until leave() was called, or drain() or shut_down() and no run is left or can be recorded any more."""
+        while not (self._is_leaving or (self._draining and (self._slots.empty or self._has_given_up))):
             self.step()
 
     def step(self, seconds: float | None = None) -> None:
@@ -119,12 +125,17 @@ class Loop:
         """Whether its last write did not fail."""
         return not self._is_put_off
 
+    def leave(self) -> None:
+        """Leave the runs as they are to whoever takes over."""
+        self._is_leaving = True
+
     def drain(self) -> None:
         """Launch nothing more; the runs go on."""
         self._draining = True
 
     def shut_down(self, longest_grace_seconds: float) -> None:
         """Launch nothing more, and stop every run."""
+        self._is_leaving = False
         self.drain()
         self._machine.stop_all(STOPPED, longest_grace_seconds)
         self._reactor.call_at(self._clock.monotonic() + longest_grace_seconds + _LAST_WRITES_SECONDS, self._give_up)
@@ -138,16 +149,13 @@ class Loop:
         if self._machine.ready != self._machine_was_ready:
             self._machine_was_ready = self._machine.ready
             self._look_again = True
-        for message in self._machine.take_messages():
-            if isinstance(message, Log):
-                self._logs.append(message.execution_id, message.attempt, message.stream, message.data)
-            else:
-                self._unrecorded.append(message)
+        self._unrecorded += self._machine.take_messages()
 
     def _commit(self) -> Plan:
         plan = Plan()
         slots = self._slots.copy()
         with self._store.transaction() as transaction:
+            transaction.check_supervisor(self._origin)
             for message in self._unrecorded:
                 self._record(message, transaction, slots, plan)
             plan.stops = [key for key in transaction.cancel_requested() if key not in self._stops_begun]
@@ -162,7 +170,7 @@ class Loop:
     def _record(self, message: Message, transaction: Transaction, slots: Slots, plan: Plan) -> None:
         key = (message.execution_id, message.attempt)
         if isinstance(message, Progress):
-            transaction.progress(*key, message.data)
+            transaction.progress(*key, message.data, message.offset)
         elif isinstance(message, Unkillable):
             transaction.unkillable(*key, message.since)
         elif isinstance(message, Finished):
@@ -195,7 +203,8 @@ class Loop:
             failed = outcome.launch_failed(str(error), self._clock.now())
             transaction.end(claim.execution_id, claim.attempt, self._origin, failed)
             return None
-        transaction.start_attempt(claim, self._origin, digest, agent.limits, agent.manifest.retry)
+        retry, launcher = agent.manifest.retry, self._machine.launcher_name
+        transaction.start_attempt(claim, self._origin, digest, agent.limits, retry, launcher)
         return agent
 
     def _may_launch(self, slots: Slots) -> bool:
@@ -204,10 +213,8 @@ class Loop:
     def _act(self, plan: Plan) -> None:
         for key in plan.ended:
             self._machine.release(*key)
-            self._logs.close(*key)
             self._stops_begun.discard(key)
         for claim, agent in plan.launches:
-            self._logs.open(claim.execution_id, claim.attempt, agent.limits.log_bytes)
             self._machine.start(claim, agent)
         for key in plan.stops:
             self._stops_begun.add(key)

@@ -124,6 +124,27 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class LiveAttempt:
+    """An attempt that is running or being stopped, as the database has it.
+
+    launcher: that was to launch it, None if an older version has recorded it. progress_offset: see Progress, of the
+    last one that was recorded. unkillable_since: see Unkillable.
+    """
+
+    execution_id: str
+    attempt: int
+    status: Status
+    origin: Origin
+    launcher: str | None
+    progress_offset: int
+    unkillable_since: int | None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.execution_id, self.attempt
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """An execution that has just become RUNNING and is to be launched.
 
@@ -139,21 +160,12 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The agent told how far it is. data: JSON text."""
+    """The agent told how far it is. data: JSON text. offset: of what follows it in what the agent says."""
 
     execution_id: str
     attempt: int
     data: str
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    """The agent printed something. stream: "stdout" or "stderr"."""
-
-    execution_id: str
-    attempt: int
-    stream: str
-    data: bytes
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)

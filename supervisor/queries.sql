@@ -54,15 +54,16 @@ first_in_line (seq) AS (
     WHERE waiting.agent_id IS NOT NULL AND waiting.agent_id NOT IN (SELECT value FROM json_each(:full_agents))
 )
 UPDATE executions
-SET status = 'RUNNING', attempt = attempt + 1, started_at = :now
+SET status = 'RUNNING', attempt = attempt + 1, started_at = :now, progress_offset = 0
 WHERE status = 'PENDING' AND seq = (
     SELECT e.seq FROM first_in_line JOIN executions AS e USING (seq) ORDER BY e.priority DESC, e.seq LIMIT 1
 )
 RETURNING id, attempt, agent_id, payload, limits;
 
 -- name: insert_attempt
-INSERT INTO attempts (execution_seq, attempt, node, boot, epoch, agent_digest, limits, retry, claimed_at)
-SELECT seq, attempt, :node, :boot, :epoch, :agent_digest, :limits, :retry, :now FROM executions WHERE id = :id;
+INSERT INTO attempts (execution_seq, attempt, node, boot, epoch, launcher, agent_digest, limits, retry, claimed_at)
+SELECT seq, attempt, :node, :boot, :epoch, :launcher, :agent_digest, :limits, :retry, :now
+FROM executions WHERE id = :id;
 
 -- name: get_status
 SELECT status, attempt FROM executions WHERE id = :id;
@@ -71,7 +72,7 @@ SELECT status, attempt FROM executions WHERE id = :id;
 UPDATE executions SET status = 'CANCEL_REQUESTED' WHERE id = :id AND status = 'RUNNING';
 
 -- name: set_progress
-UPDATE executions SET progress = :data
+UPDATE executions SET progress = :data, progress_offset = :offset
 WHERE id = :id AND attempt = :attempt AND status IN ('RUNNING', 'CANCEL_REQUESTED');
 
 -- name: set_unkillable
@@ -113,7 +114,7 @@ SELECT min(not_before) FROM executions WHERE not_before IS NOT NULL;
 SELECT id, attempt FROM executions WHERE status IN ('RUNNING', 'CANCEL_REQUESTED') AND status = 'CANCEL_REQUESTED';
 
 -- name: list_live_attempts
-SELECT e.id, e.attempt, a.node, a.boot, a.epoch, a.unkillable_since
+SELECT e.id, e.attempt, e.status, a.node, a.boot, a.epoch, a.launcher, e.progress_offset, a.unkillable_since
 FROM executions AS e JOIN attempts AS a ON a.execution_seq = e.seq AND a.attempt = e.attempt
 WHERE e.status IN ('RUNNING', 'CANCEL_REQUESTED');
 
@@ -152,3 +153,23 @@ DELETE FROM events WHERE id IN (SELECT id FROM events WHERE execution_seq = :seq
 -- name: delete_ended
 -- With its attempts and its other events, by ON DELETE CASCADE.
 DELETE FROM executions WHERE seq = :seq AND completed_at IS NOT NULL;
+
+-- name: set_supervisor
+INSERT OR REPLACE INTO supervisor (one, node, boot, epoch) VALUES (1, :node, :boot, :epoch);
+
+-- name: is_supervisor
+SELECT 1 FROM supervisor WHERE node = :node AND boot = :boot AND epoch = :epoch;
+
+-- name: take_over_attempts
+UPDATE attempts SET epoch = :epoch
+WHERE node = :node AND boot = :boot AND ended_at IS NULL AND (execution_seq, attempt) IN (
+    SELECT seq, attempt FROM executions WHERE status IN ('RUNNING', 'CANCEL_REQUESTED')
+);
+
+-- name: delete_attempt
+DELETE FROM attempts
+WHERE execution_seq = (SELECT seq FROM executions WHERE id = :id) AND attempt = :attempt AND ended_at IS NULL;
+
+-- name: unclaim
+UPDATE executions SET status = 'PENDING', attempt = attempt - 1, started_at = NULL
+WHERE id = :id AND attempt = :attempt AND status = 'RUNNING';

@@ -62,6 +62,8 @@ class Settings(BaseSettings):
     """What the first SIGTERM means: the runs are stopped, or may end before, as after `corral drain`."""
     drain_timeout_seconds: Annotated[float, Ge(0), Le(604_800)] = 300.0
     """How long runs may go on when the server drains; then they are stopped."""
+    orphan_timeout_seconds: Annotated[float, Ge(0), Le(86_400)] = 60.0
+    """How long runs go on without a supervisor, for the next one to take them over; 0 for not at all."""
     max_limits: Limits = MAXIMA
     """The most that a manifest may ask for."""
     default_limits: Limits = DEFAULTS

@@ -25,6 +25,7 @@ class Event(StrEnum):
     FAIL = "fail"
     LOSE = "lose"
     RETRY = "retry"
+    REQUEUE = "requeue"
 
 
 class Cause(StrEnum):
@@ -63,6 +64,7 @@ TRANSITIONS = {
     (Status.RUNNING, Event.FAIL): Status.FAILED,
     (Status.RUNNING, Event.LOSE): Status.FAILED,
     (Status.RUNNING, Event.RETRY): Status.PENDING,
+    (Status.RUNNING, Event.REQUEUE): Status.PENDING,
     (Status.CANCEL_REQUESTED, Event.CANCEL): Status.CANCEL_REQUESTED,
     (Status.CANCEL_REQUESTED, Event.COMPLETE): Status.COMPLETED,
     (Status.CANCEL_REQUESTED, Event.FAIL): Status.CANCELED,

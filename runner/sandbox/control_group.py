@@ -126,6 +126,10 @@ class Group:
         """Return what all members have used since the last limit(): usage as in runner.protocol; {} if not counted."""
         return {name: seconds - self._earlier_times.get(name, 0) for name, seconds in self._times().items()}
 
+    def cpu_seconds_before(self) -> float:
+        """Return what all members had used at the last limit(); 0 if it is not counted."""
+        return sum(self._earlier_times.values())
+
     def has_hit_its_limit(self) -> bool:
         """Tell whether memory was refused because of this group's own limit, not because of one above it."""
         return self.counted()["memory_limit_hits"] > 0

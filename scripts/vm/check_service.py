@@ -60,26 +60,20 @@ def check_run() -> None:
 
 
 def launcher_pid() -> int:
-    found = [
-        process.pid
-        for process in psutil.process_iter()
-        if any(word.endswith("runner/start.py") for word in words(process))
-    ]
+    """Return the pid of the launcher, whoever has started it."""
+    found = [process.pid for process in psutil.process_iter() if "/var/lib/corral/work" in words(process)]
     assert len(found) == 1
     return found[0]
 
 
 def words(process: psutil.Process) -> list[str]:
+    """Return the command of a launcher, of another process nothing: an init has that of its launcher too."""
     try:
-        return process.cmdline() if process.ppid() == server_pid(process) else []
+        parent = process.parent()
+        is_init = parent and parent.cmdline() == process.cmdline()
+        return [] if is_init else process.cmdline()
     except psutil.NoSuchProcess:
         return []
-
-
-def server_pid(launcher: psutil.Process) -> int:
-    """Return the pid of a launcher's parent if that is a server, else 0."""
-    parent = launcher.parent()
-    return parent.pid if parent and "serve" in parent.cmdline() else 0
 
 
 def groups() -> list[str]:
@@ -87,7 +81,8 @@ def groups() -> list[str]:
     own = cgroup.own_groups(Path(f"/proc/{launcher_pid()}/cgroup").read_text())[""]
     assert own.endswith("/corral-server")
     assert own.count("corral-server") == 1
-    return [entry.name for entry in Path(f"/sys/fs/cgroup{own}").parent.iterdir() if entry.is_dir()]
+    entries = Path(f"/sys/fs/cgroup{own}").parent.iterdir()
+    return [entry.name for entry in entries if entry.is_dir() and entry.name != ".control"]  # that one is systemd's
 
 
 def run_command(*command: str) -> str:
@@ -136,7 +131,7 @@ def test_agent_without_an_end_of_memory_is_ended_for_it_and_nobody_else(attack: 
 def test_fork_bomb_is_ended_by_a_cancel() -> None:
     execution_id = submit("hostile", attack="fork_bomb")
     wait_until(lambda: get(execution_id)["progress"])
-    httpx.post(f"{URL}/executions/{execution_id}/cancel", timeout=patience(10))
+    cancel(execution_id)
     assert wait_for_end(execution_id)["status"] == "CANCELED"
     check_run()
 
@@ -150,22 +145,48 @@ def test_killed_launcher_is_replaced_by_one_with_groups() -> None:
     check_groups_are_of_one_launcher()
 
 
-def test_killed_server_of_a_unit_is_started_again_and_has_groups() -> None:
-    main = int(show("MainPID"))
+def cancel(execution_id: str) -> None:
+    httpx.post(f"{URL}/executions/{execution_id}/cancel", timeout=patience(10))
+
+
+def begin_endless_run() -> str:
     execution_id = submit("hostile", attack="ignore_everything")
     wait_until(lambda: get(execution_id)["progress"])
+    return execution_id
+
+
+def test_killed_server_of_a_unit_is_started_again_and_has_groups() -> None:
+    main, launcher = int(show("MainPID")), launcher_pid()
+    execution_id = begin_endless_run()
     os.kill(main, signal.SIGKILL)
     wait_until(lambda: show("MainPID") not in ("0", str(main)))
     wait_until(is_ready)
-    assert wait_for_end(execution_id)["termination"]["code"] == "LOST"
+    if int(systemctl("--version").split()[1]) >= 254:
+        assert launcher_pid() == launcher
+        assert get(execution_id)["status"] == "RUNNING"
+        cancel(execution_id)
+        assert wait_for_end(execution_id)["status"] == "CANCELED"
+    else:  # see packaging/systemd/before-254.conf
+        assert wait_for_end(execution_id)["termination"]["code"] == "LOST"
     check_run()
     check_groups_are_of_one_launcher()
     assert show("NRestarts") == "1"
 
 
+def test_reloaded_unit_is_the_same_process_with_the_same_runs() -> None:
+    main, launcher = show("MainPID"), launcher_pid()
+    execution_id = begin_endless_run()
+    systemctl("reload", "corral.service")
+    assert (show("MainPID"), show("ActiveState"), launcher_pid()) == (main, "active", launcher)
+    assert get(execution_id)["status"] == "RUNNING"
+    cancel(execution_id)
+    assert wait_for_end(execution_id)["status"] == "CANCELED"
+    check_run()
+    check_groups_are_of_one_launcher()
+
+
 def test_stopped_unit_ends_its_runs_and_leaves_nothing() -> None:
-    execution_id = submit("hostile", attack="ignore_everything")
-    wait_until(lambda: get(execution_id)["progress"])
+    execution_id = begin_endless_run()
     folder = Path(f"/sys/fs/cgroup{show('ControlGroup')}")
     systemctl("stop", "corral.service")
     assert "Deactivated successfully" in journal()

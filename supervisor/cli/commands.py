@@ -15,6 +15,7 @@ from supervisor.cli.drain import drain
 from supervisor.cli.selftest import selftest
 from supervisor.doctor import Report, examine
 from supervisor.errors import CorralError
+from supervisor.machine.restart import restart_server
 from supervisor.server import Server
 from supervisor.settings import Settings, load
 
@@ -52,7 +53,18 @@ def serve(
     """Run the server until SIGTERM or Ctrl-C. Each option can also be set as CORRAL_NAME or in the settings file."""
     flags = {"host": host, "port": port, "data": data, "agents": agents, "max_running": max_running}
     settings = load(flags, config)
-    Server(settings, lambda url: _say_ready(url, settings)).run()
+    Server(settings, lambda url: _say_ready(url, settings), lambda: load(flags, config)).run()
+
+
+@app.command()
+def restart(
+    data: Annotated[Path | None, typer.Option(help="Folder of the server's database and logs.")] = None,
+    config: Config = None,
+) -> None:
+    """Have a running server start anew, with new settings or a new version; its runs go on. The same as SIGHUP."""
+    settings = load({"data": data}, config)
+    pid = restart_server(settings.data)
+    print(f"The server with pid {pid} has started anew.")
 
 
 @app.command()

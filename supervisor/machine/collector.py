@@ -156,6 +156,8 @@ def _copy(name: str, size: int, source: int, contents: BinaryIO) -> Artifact:
 def _publish(unfinished: Path, final: Path, root: Path) -> None:
     """Give a complete folder its name, and have all names down to it on disk."""
     final.parent.mkdir(parents=True, exist_ok=True)
+    if final.exists():  # a supervisor was killed before it could record the end
+        shutil.rmtree(final)
     _sync_folder(unfinished)
     unfinished.rename(final)
     for folder in (final.parent, final.parent.parent, root):

@@ -28,6 +28,7 @@ class CpuWatch:
         on_over: Callable[[float], None],
         reactor: Reactor,
         clock: Clock,
+        before_seconds: float | None = None,
     ) -> None:
         """Begin.
 
@@ -36,6 +37,7 @@ class CpuWatch:
             counter: path of the file in which a control group counts the time of the tree; None without one. Either
                 way what was used before does not count: a run before may have had the same root.
             on_over: called once, with the seconds that were used.
+            before_seconds: what was used before; None if that is all until now.
         """
         self._root_pid = root_pid
         self._counter = counter
@@ -44,7 +46,8 @@ class CpuWatch:
         self._reactor = reactor
         self._clock = clock
         # What lives in the tree at this time is the run's: nobody has to be looked for.
-        self._before = proc.cpu_seconds_waited_for(root_pid) if counter is None else _counted(counter)
+        waited_for = proc.cpu_seconds_waited_for(root_pid) if counter is None else _counted(counter)
+        self._before = waited_for if before_seconds is None else before_seconds
         self._timer: Timer
         self._look_again(0.0)
 

@@ -26,10 +26,14 @@ class ResultChannel:
     result: JSON text of an object, once it was read whole. error: (message, traceback) that the agent gave instead;
     exhausted: name of the limit that this is about, if it says so.
     fault: the first thing that broke the rules; nothing is looked at after it.
+    settled: offset in what is said: who reads it again from there misses nothing but progress that is overtaken.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, begin: int = 0) -> None:
+        """Args: begin: offset of the first byte that is going to be fed."""
         self._limit = limit_bytes
+        self._end = begin
+        self.settled = begin
         self._buffer = bytearray()
         self.result: str | None = None
         self.error: tuple[str, str] | None = None
@@ -66,13 +70,18 @@ class ResultChannel:
 class FrameReader(ResultChannel):
     """Frames: one JSON object per line, any number of progress, then one result or error."""
 
-    def feed(self, data: bytes) -> list[str]:
-        """Take in bytes; return the progress values among them, as JSON texts, in order."""
+    def feed(self, data: bytes) -> list[tuple[str, int]]:
+        """Take in bytes; return the progress values among them, as (JSON text, offset of what follows it), in order."""
         if self.fault:
             return []
         self._buffer += data
+        self._end += len(data)
         lines = self._whole_lines() if b"\n" in data else []
-        progress = [text for line in _worth_parsing(lines) for text in self._take_line(line)]
+        progress = []
+        for line, end in _worth_parsing(lines):
+            for text in self._take_line(line):
+                progress.append((text, end))
+                self.settled = end - len(line) - 1
         if len(self._buffer) > self._line_limit:
             self._too_large()
         return progress
@@ -82,10 +91,16 @@ class FrameReader(ResultChannel):
         if self._buffer.strip():
             self._take_line(bytes(self._buffer), ended=False)
 
-    def _whole_lines(self) -> list[bytes]:
+    def _whole_lines(self) -> list[tuple[bytes, int]]:
+        """Return (line, offset of what follows it) of each line that is whole, and keep the rest."""
+        end = self._end - len(self._buffer)
         *lines, rest = bytes(self._buffer).split(b"\n")
         self._buffer[:] = rest
-        return lines
+        found = []
+        for line in lines:
+            end += len(line) + 1
+            found.append((line, end))
+        return found
 
     @property
     def _line_limit(self) -> int:
@@ -142,7 +157,7 @@ class FrameReader(ResultChannel):
 class WholeOutput(ResultChannel):
     """The whole of stdout is one JSON document."""
 
-    def feed(self, data: bytes) -> list[str]:
+    def feed(self, data: bytes) -> list[tuple[str, int]]:
         """Take in bytes; there is never any progress to return."""
         if self.fault:
             return []
@@ -161,12 +176,12 @@ class WholeOutput(ResultChannel):
             self._invalid(str(error))
 
 
-def _worth_parsing(lines: list[bytes]) -> list[bytes]:
-    frames = [line for line in lines if line.strip()]
+def _worth_parsing(lines: list[tuple[bytes, int]]) -> list[tuple[bytes, int]]:
+    frames = [(line, end) for line, end in lines if line.strip()]
     if len(frames) <= _MOST_PARSED:
         return frames
-    followed = zip(frames, [*frames[1:], b""], strict=True)
-    return [one for one, next_one in followed if not (_is_progress(one) and _is_progress(next_one))]
+    followed = zip(frames, [*frames[1:], (b"", 0)], strict=True)
+    return [one for one, next_one in followed if not (_is_progress(one[0]) and _is_progress(next_one[0]))]
 
 
 def _is_progress(line: bytes) -> bool:

@@ -11,13 +11,24 @@ from supervisor.errors import ConfigurationError
 
 _RETRY_SECONDS = 0.02
 
+_MOST_BYTES = 4096
+
 
 class FileLock:
     """An exclusive lock; a process that inherits its descriptor holds it too. Source: flock(2)."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, inherited: int | None = None) -> None:
+        """Args: inherited: descriptor of the same file by which this process may have the lock already, if any."""
         self._path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if inherited is None:
+            return
+        # Another path, or another file at this path, is another lock.
+        if os.path.sameopenfile(inherited, self._descriptor):
+            os.close(self._descriptor)
+            self._descriptor = inherited
+        else:
+            os.close(inherited)
 
     def fileno(self) -> int:
         return self._descriptor
@@ -25,26 +36,46 @@ class FileLock:
     def acquire(self, patience_seconds: float) -> None:
         """Take the lock and write our pid into the file.
 
-        The launcher inherits the lock. So when a supervisor was killed, the lock stays taken for the moment in which
-        its launcher kills the runs; that moment is waited for.
+        A child that a killed supervisor was just starting has the lock for the moment until its exec(2); that moment
+        is waited for.
 
         Raises:
-            ConfigurationError: a living process has it, or a dead one's launcher does not end; the text names the pid.
+            ConfigurationError: a living process has it, or a dead one's child does not let go; the text names the pid.
         """
         deadline = time.monotonic() + patience_seconds
         while not self._try():
-            holder = os.pread(self._descriptor, 20, 0).decode(errors="replace").strip()
+            holder = self._lines()[0]
             if not holder.isdigit() or _lives(int(holder)) or time.monotonic() > deadline:
                 raise ConfigurationError(
                     f"cannot use {str(self._path.parent)!r}: the server with pid {holder or 'unknown'} is using it"
                 )
             time.sleep(_RETRY_SECONDS)  # noqa: TID251 - before the loop exists; flock has no descriptor to wait for
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._write(f"{os.getpid()}\n")
+
+    def tell(self, news: str) -> None:
+        """Write a line about the holder below its pid, in place of the one before; one must not be like another."""
+        self._write(f"{os.getpid()}\n{news}\n")
+
+    def read(self) -> tuple[int, str] | None:
+        """Return the pid of the holder and its news, "" if there are none; None if nobody has the lock."""
+        if self._try():
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            return None
+        pid, news = self._lines()
+        return (int(pid), news) if pid.isdigit() else None
 
     def close(self) -> None:
         """Let go of it; it stays locked while a process that inherited it lives."""
         os.close(self._descriptor)
+
+    def _lines(self) -> tuple[str, str]:
+        text = os.pread(self._descriptor, _MOST_BYTES, 0).decode(errors="replace")
+        first, second, *_ = [*text.split("\n"), ""]
+        return first.strip(), second
+
+    def _write(self, text: str) -> None:
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, text.encode()[:_MOST_BYTES], 0)
 
     def _try(self) -> bool:
         try:

@@ -14,21 +14,25 @@ import structlog
 from runner import profile, protocol
 from supervisor.agents import Agent
 from supervisor.clock import MICROSECONDS, Clock
-from supervisor.machine import layers, outcome
+from supervisor.logs import LogBook
+from supervisor.machine import outcome
 from supervisor.machine.collector import Collector
-from supervisor.machine.cpu_watch import CpuWatch
 from supervisor.machine.launcher import Launcher
-from supervisor.machine.memory_watch import MemoryWatch
+from supervisor.machine.memo import Memo
+from supervisor.machine.pipes import open_all
+from supervisor.machine.predecessor import kill
 from supervisor.machine.progress import ProgressGate
 from supervisor.machine.reactor import Reactor
 from supervisor.machine.run import Run
 from supervisor.machine.spec import launch_request, run_spec
 from supervisor.machine.stopper import STUCK_SECONDS, Reason, Stopper
 from supervisor.machine.sweeper import Sweeper
-from supervisor.models import Claim, Finished, Log, Progress, Unkillable, Usage
+from supervisor.machine.tree_limits import TreeLimits
+from supervisor.models import Claim, Finished, Progress, Unkillable, Usage
 from supervisor.states import Cause
 
-Message = Progress | Log | Unkillable | Finished
+Message = Progress | Unkillable | Finished
+Key = tuple[str, int]
 
 
 _log = structlog.get_logger()
@@ -40,62 +44,91 @@ class Machine:
     def __init__(
         self,
         data: Path,
-        lock: int,
+        orphan_seconds: float,
         our_pids: Callable[[], set[int]],
+        logs: LogBook,
         collector: Collector,
         on_no_sandbox: Callable[[], None],
         reactor: Reactor,
         clock: Clock,
         accepted: Sequence[str] = (),
     ) -> None:
-        """Prepare; open() starts the launcher.
+        """Prepare; take_over() or launcher.start() is next.
 
         Args:
-            data, lock, accepted: see Launcher.
+            data, orphan_seconds, accepted: see Launcher.
             our_pids: the server's own processes, which are never taken for left-overs of a run.
-            collector: is given what each run leaves.
+            logs: takes what agents print. collector: is given what each run leaves.
             on_no_sandbox: called for each run that could not have its sandbox.
         """
+        self._logs = logs
         self._collector = collector
         self._on_no_sandbox = on_no_sandbox
         self._reactor = reactor
         self._clock = clock
-        self._runs: dict[tuple[str, int], Run] = {}
+        self._runs: dict[Key, Run] = {}
         self._messages: list[Message] = []
+        self._live: dict[Key, int] = {}
+        self._taken: list[Memo] = []
         self._sweeper = Sweeper(our_pids, self._on_swept, self._on_stuck, reactor, clock)
-        self._memory_watch = MemoryWatch(reactor, clock)
+        self._limits = TreeLimits(self._on_cpu_time, self._on_memory, reactor, clock)
         self._events = {
             protocol.STARTED: self._on_started,
             protocol.ISOLATED: self._on_isolated,
             protocol.EXITED: self._on_exited,
             protocol.GONE: self._on_gone,
         }
-        self.launcher = Launcher(data, lock, self._on_event, self._on_launcher_death, reactor, clock, accepted)
+        self.launcher = Launcher(
+            data, orphan_seconds, self._on_event, self._on_launcher_death, reactor, clock, accepted
+        )
 
     @property
     def ready(self) -> bool:
         """Whether a start can be carried out now."""
         return self.launcher.connected
 
+    @property
+    def launcher_name(self) -> str | None:
+        """What tells the launcher of now from all others."""
+        return self.launcher.name
+
+    def take_over(self, live: dict[Key, int]) -> list[Memo]:
+        """Take the runs of a launcher that a predecessor has left, if there is one, and return them.
+
+        Their ends, also those that were before, come as messages.
+
+        Args:
+            live: the attempts that are live in the database, with the progress_offset of each. Other runs are stopped.
+        """
+        self._live, self._taken = live, []
+        self.launcher.take_over()
+        return self._taken
+
     def start(self, claim: Claim, agent: Agent) -> None:
         """Launch an attempt; its end comes as a message, also when it cannot be launched."""
-        now = self._clock.monotonic()
-        key = (claim.execution_id, claim.attempt)
-        if key in self._runs:
+        memo = Memo.of(claim, agent, self._clock.monotonic())
+        if memo.key in self._runs:
             return
+        deadline = self._clock.now() / MICROSECONDS + memo.limits.timeout_seconds
         try:
-            gate = ProgressGate(partial(self._tell_progress, claim), self._reactor, self._clock)
-            timeout = agent.limits.timeout_seconds
-            spec = run_spec(claim, agent, deadline=self._clock.now() / MICROSECONDS + timeout)
-            run = Run(claim, agent, spec, now, gate)
+            theirs, kept = open_all(run_spec(claim, agent, deadline), claim.payload)
         except OSError as error:
             failed = outcome.launch_failed(f"cannot open its pipes: {error.strerror}", self._clock.now())
-            self._messages.append(Finished(claim.execution_id, claim.attempt, failed))
+            self._messages.append(Finished(*memo.key, failed))
             return
-        self._runs[key] = run
-        self.launcher.launch(run.name, launch_request(agent), run.descriptors())
-        run.hand_over()
-        run.deadline = self._reactor.call_at(now + timeout, partial(self._on_deadline, run))
+        self.launcher.launch(memo.name, launch_request(agent), memo.to_json(), theirs + kept)
+        protocol.close_all(theirs)
+        self._watch(self._new_run(memo, kept))
+
+    def _new_run(self, memo: Memo, kept: list[int]) -> Run:
+        gate = ProgressGate(partial(self._tell_progress, memo.key), self._reactor, self._clock)
+        self._logs.open(*memo.key, memo.limits.log_bytes)
+        run = self._runs[memo.key] = Run(memo, kept, gate, self._logs)
+        return run
+
+    def _watch(self, run: Run) -> None:
+        due = run.memo.began + run.memo.limits.timeout_seconds
+        run.deadline = self._reactor.call_at(due, partial(self._on_deadline, run))
         for stream, descriptor in run.readers.items():
             self._reactor.watch(descriptor, partial(self._on_readable, run, stream))
 
@@ -106,15 +139,14 @@ class Machine:
             grace_seconds: from SIGTERM to SIGKILL; None for the agent's own.
         """
         run = self._runs.get((execution_id, attempt))
-        if run and run.stop_reason is None:
-            grace = run.agent.manifest.grace_seconds if grace_seconds is None else grace_seconds
-            self._begin_stop(run, reason, grace)
+        if run and run.memo.stop is None:
+            self._begin_stop(run, reason, run.memo.grace_seconds if grace_seconds is None else grace_seconds)
 
     def stop_all(self, reason: Reason, longest_grace_seconds: float) -> None:
         """Stop every run, with its own grace period where that is shorter; those being stopped are hurried."""
         for run in list(self._runs.values()):
-            grace = min(run.agent.manifest.grace_seconds, longest_grace_seconds)
-            if run.stop_reason is None:
+            grace = min(run.memo.grace_seconds, longest_grace_seconds)
+            if run.memo.stop is None:
                 self._begin_stop(run, reason, grace)
             elif run.stopper:
                 run.stopper.hurry(grace)
@@ -132,11 +164,31 @@ class Machine:
 
     def _on_event(self, event: dict[str, Any], descriptors: list[int]) -> None:
         execution_id, _, attempt = event["run"].rpartition(".")
-        run = self._runs.get((execution_id, int(attempt)))
-        if run is None:
-            protocol.close_all(descriptors)
-            return
-        self._events[event["event"]](run, event, descriptors)
+        key = execution_id, int(attempt)
+        if event["event"] == protocol.HELD and key in self._live:
+            self._adopt(key, event, descriptors)
+        elif key in self._runs:
+            self._events[event["event"]](self._runs[key], event, descriptors)
+        else:
+            self._on_event_of_stranger(event, descriptors)
+
+    def _on_event_of_stranger(self, event: dict[str, Any], descriptors: list[int]) -> None:
+        """A predecessor has launched it, and it is not live in the database: it is ended, or only to be released."""
+        if event["event"] == protocol.STARTED:
+            kill(descriptors[0])
+        elif event["event"] == protocol.GONE:
+            self.launcher.release(event["run"])
+        protocol.close_all(descriptors)
+
+    def _adopt(self, key: Key, event: dict[str, Any], descriptors: list[int]) -> None:
+        """Take over what a predecessor has launched. What else there is to be told of it comes next."""
+        memo = Memo.from_json(event["memo"])
+        self._taken.append(memo)
+        run = self._new_run(memo, descriptors)
+        run.stop_grace_seconds = memo.grace_seconds
+        run.cpu_seconds_before = event["cpu_seconds_before"]
+        run.catch_up(self._live[key])
+        self._watch(run)
 
     def _on_started(self, run: Run, event: dict[str, Any], descriptors: list[int]) -> None:
         """It has an init; another one if the first has died before the agent was started."""
@@ -145,13 +197,14 @@ class Machine:
             run.stopper = None
         run.be_at(event["pid"], *descriptors)
         if run.tier == profile.TRUSTED and not run.cpu_watch:
-            self._watch_limits(run, cpu_file=None)
-        if run.stop_reason:
+            self._limits.begin(run, cpu_file=None)
+        if run.memo.stop:
             self._begin_ladder(run)
 
     def _on_isolated(self, run: Run, event: dict[str, Any], _descriptors: list[int]) -> None:
         run.layers, run.cpu_file = tuple(event["layers"]), event["cpu_file"]
-        self._watch_limits(run, run.cpu_file)
+        if run.pid is not None:  # else it was taken over when its init had ended
+            self._limits.begin(run, run.cpu_file)
 
     def _on_exited(self, run: Run, _event: dict[str, Any], _descriptors: list[int]) -> None:
         """The agent has ended by itself and left processes behind: nothing of a run may outlive it."""
@@ -164,14 +217,15 @@ class Machine:
         used = event["usage"] or {}
         run.work = descriptors[0] if descriptors else None
         run.left_behind, run.counted = event["left_behind"], event["counted"]
-        self._finish(run, Usage(self._wall_seconds(run), **used), status=event["status"], launch_error=event["error"])
+        at = event["at"]
+        self._finish(run, Usage(round(at - run.memo.began, 6), **used), at, event["status"], event["error"])
 
     def _on_launcher_death(self) -> None:
         """The kernel has killed each run's init and agent; what they left behind is ours now, and is killed first."""
         for run in self._runs.values():
             if run.stopper:
                 run.stopper.end()
-        self._sweeper.take(list(self._runs.values()))
+        self._sweeper.take(list(self._runs.values()), self.launcher.foreign_name)
 
     def _on_swept(self, run: Run) -> None:
         self._finish(run, Usage(self._wall_seconds(run)), lost=True)
@@ -179,70 +233,49 @@ class Machine:
     # -- what the agent says -----------------------------------------------------------------------------------------
 
     def _on_readable(self, run: Run, stream: str) -> None:
-        data = run.read(stream)
+        data = run.take(stream)
         if data:
-            self._take(run, stream, data)
+            run.hear(stream, data)
         elif data is not None:
             self._reactor.forget(run.readers[stream])
-        if run.channel.fault and run.stop_reason is None:
-            self._begin_stop(run, run.channel.fault, run.agent.manifest.grace_seconds)
+        if run.channel.fault and run.memo.stop is None:
+            self._begin_stop(run, run.channel.fault, run.memo.grace_seconds)
 
-    def _take(self, run: Run, stream: str, data: bytes) -> None:
-        if stream != "result":
-            self._messages.append(Log(run.claim.execution_id, run.claim.attempt, stream, data))
-        if stream == "stderr":
-            run.keep_stderr(data)
-        if stream == run.result_stream:
-            for text in run.channel.feed(data):
-                run.progress.offer(text)
-
-    def _tell_progress(self, claim: Claim, text: str) -> None:
-        self._messages.append(Progress(claim.execution_id, claim.attempt, text))
+    def _tell_progress(self, key: Key, text: str, offset: int) -> None:
+        self._messages.append(Progress(*key, text, offset))
 
     # -- limits that the kernel does not hold ------------------------------------------------------------------------
 
-    def _watch_limits(self, run: Run, cpu_file: str | None) -> None:
-        assert run.pid is not None
-        limits = run.agent.limits
-        on_over = partial(self._on_cpu_time, run, limits.cpu_seconds)
-        run.cpu_watch = CpuWatch(run.pid, cpu_file, limits.cpu_seconds, on_over, self._reactor, self._clock)
-        # Not of trusted runs: most wait for somebody else, and would be looked at all the while.
-        if run.tier != profile.TRUSTED and layers.CGROUP not in run.layers:
-            on_too_much = partial(self._on_memory, run, limits.memory_bytes)
-            self._memory_watch.begin(run.name, run.pid, limits.memory_bytes, on_too_much)
+    def _on_cpu_time(self, run: Run, used: float) -> None:
+        self.stop(*run.memo.key, outcome.over_cpu_time(run.memo.limits.cpu_seconds, used))
 
-    def _on_cpu_time(self, run: Run, limit: float, used: float) -> None:
-        self.stop(run.claim.execution_id, run.claim.attempt, outcome.over_cpu_time(limit, used))
-
-    def _on_memory(self, run: Run, limit: int, used: int) -> None:
+    def _on_memory(self, run: Run, used: int) -> None:
         """It is killed at once: a grace period would be time to take still more."""
         if run.stopper:
             run.stopper.hurry(0)
             return
         stopper = self._new_stopper(run)
         if stopper:
-            run.stop_reason = run.stop_reason or outcome.over_memory(limit, used)
+            if run.memo.stop is None:
+                self._note_stop(run, outcome.over_memory(run.memo.limits.memory_bytes, used))
             stopper.kill()
 
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def _on_deadline(self, run: Run) -> None:
-        limit = run.agent.limits.timeout_seconds
-        reason = Reason(
-            Cause.WALL_TIME,
-            f"It ran longer than its limit of {limit:g} seconds.",
-            "limit",
-            {"timeout_seconds": limit},
-            {"wall_seconds": self._wall_seconds(run)},
-        )
-        self.stop(run.claim.execution_id, run.claim.attempt, reason)
+        used = self._wall_seconds(run)
+        self.stop(*run.memo.key, outcome.over_wall_time(run.memo.limits.timeout_seconds, used))
 
     def _begin_stop(self, run: Run, reason: Reason, grace_seconds: float) -> None:
-        run.stop_reason = reason
+        self._note_stop(run, reason)
         run.stop_grace_seconds = grace_seconds
-        run.done_before_stop = run.channel.result is not None
         if run.pid is not None and not run.stopper:
             self._begin_ladder(run)
+
+    def _note_stop(self, run: Run, reason: Reason) -> None:
+        """Have it known, also by whoever takes over, before the first signal."""
+        run.memo = run.memo.stopped(reason, run.channel.result is not None)
+        self.launcher.note(run.name, run.memo.to_json())
 
     def _begin_ladder(self, run: Run) -> None:
         stopper = self._new_stopper(run)
@@ -262,52 +295,36 @@ class Machine:
     def _on_stuck(self, run: Run) -> None:
         """It cannot be killed now. It stays live and keeps its slot until it is gone."""
         _log.error("processes survive SIGKILL", run=run.name)
-        self._messages.append(Unkillable(run.claim.execution_id, run.claim.attempt, self._clock.now()))
+        self._messages.append(Unkillable(*run.memo.key, self._clock.now()))
 
     def _finish(
-        self, run: Run, usage: Usage, status: int | None = None, launch_error: str | None = None, lost: bool = False
+        self,
+        run: Run,
+        usage: Usage,
+        at: float | None = None,
+        status: int | None = None,
+        launch_error: str | None = None,
+        lost: bool = False,
     ) -> None:
+        """Tell of the end. Args: at: when, on the monotonic clock; None for now. The others: see outcome.Ending."""
         if run.stopper:
             run.stopper.end()
         for timer in (run.deadline, run.patience):
             if timer:
                 timer.cancel()
-        if run.cpu_watch:
-            run.cpu_watch.end()
-        self._memory_watch.end(run.name)
+        self._limits.end(run)
         for descriptor in run.readers.values():
             self._reactor.forget(descriptor)
-        run.drain(partial(self._take, run))
-        # What broke the rules ends the run, also when the agent was quicker to exit than this side to read.
-        run.stop_reason = run.stop_reason or run.channel.fault
-        run.channel.finish()
-        run.progress.end()
-        seen = outcome.Ending(
-            at=self._clock.now(),
-            usage=usage,
-            isolation=layers.isolation(run.tier, run.layers, run.agent.limits),
-            limits=run.agent.limits.model_dump(),
-            isolated=run.tier == profile.TRUSTED or bool(run.layers),
-            counted=run.counted,
-            left_behind=run.left_behind,
-            stderr_tail=run.stderr_tail.decode("utf-8", "replace").replace("\x00", "\N{REPLACEMENT CHARACTER}"),
-            result=run.channel.result,
-            error=run.channel.error,
-            exhausted=run.channel.exhausted,
-            fault=run.channel.fault,
-            stop=run.stop_reason,
-            done_before_stop=run.done_before_stop,
-            kill=run.stopper.certificate() if run.stopper else None,
-            lost=lost,
-            launch_error=launch_error,
-            status=status,
-        )
+        run.drain()
+        self._logs.close(*run.memo.key)
+        ago = self._clock.monotonic() - at if at else 0.0
+        seen = run.ending(self._clock.now() - int(ago * MICROSECONDS), usage, status, launch_error, lost)
         run.close()
-        del self._runs[run.claim.execution_id, run.claim.attempt]
+        del self._runs[run.memo.key]
         ended = outcome.decide(seen)
         if ended.termination.code is Cause.SANDBOX_UNAVAILABLE:
             self._on_no_sandbox()
-        finished = Finished(run.claim.execution_id, run.claim.attempt, ended)
+        finished = Finished(*run.memo.key, ended)
         # An execution that has ended has its files.
         self._collector.collect(run.work, finished.execution_id, finished.attempt, partial(self._tell, finished))
 
@@ -315,4 +332,4 @@ class Machine:
         self._messages.append(message)
 
     def _wall_seconds(self, run: Run) -> float:
-        return round(self._clock.monotonic() - run.began, 6)
+        return round(self._clock.monotonic() - run.memo.began, 6)

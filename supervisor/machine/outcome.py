@@ -92,6 +92,12 @@ def over_cpu_time(limit: float, used: float) -> Reason:
     return Reason(Cause.CPU_TIME, message, "limit", {"cpu_seconds": limit}, {"cpu_seconds": round(used, 3)})
 
 
+def over_wall_time(limit: float, used: float) -> Reason:
+    """Return the reason to stop a tree that has run too long. Args: both in seconds."""
+    message = f"It ran longer than its limit of {limit:g} seconds."
+    return Reason(Cause.WALL_TIME, message, "limit", {"timeout_seconds": limit}, {"wall_seconds": used})
+
+
 def over_memory(limit: float, used: int | None) -> Reason:
     """Return the reason to stop a tree that has used too much memory. Args: both in bytes; used: None if unknown."""
     message = f"The agent and its processes used more than their limit of {limit} bytes of memory."

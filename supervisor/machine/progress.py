@@ -13,31 +13,35 @@ _REFILL_SECONDS = 1.0
 class ProgressGate:
     """A token bucket that keeps the latest value while it is empty."""
 
-    def __init__(self, tell: Callable[[str], None], reactor: Reactor, clock: Clock) -> None:
-        """Args: tell: takes each value that is passed on."""
+    def __init__(self, tell: Callable[[str, int], None], reactor: Reactor, clock: Clock) -> None:
+        """Args: tell: takes each value that is passed on, with the offset that it was offered with."""
         self._tell = tell
         self._reactor = reactor
         self._clock = clock
         self._tokens = float(_BURST)
         self._filled_at = clock.monotonic()
-        self._held: str | None = None
+        self._held: tuple[str, int] | None = None
         self._timer: Timer | None = None
 
-    def offer(self, text: str) -> None:
-        """Pass a value on, or hold it until its time has come or a later one takes its place."""
+    def offer(self, text: str, offset: int) -> None:
+        """Pass a value on, or hold it until its time has come or a later one takes its place.
+
+        Args:
+            offset: of what follows the value in what its agent says.
+        """
         if self._take_token():
             self._let_go()
-            self._tell(text)
+            self._tell(text, offset)
             return
         if self._held is None:
             self._timer = self._reactor.call_at(self._filled_at + _REFILL_SECONDS, self._on_time)
-        self._held = text
+        self._held = text, offset
 
     def end(self) -> None:
         """Pass on what is held: the run is over."""
         held = self._let_go()
         if held is not None:
-            self._tell(held)
+            self._tell(*held)
 
     def _on_time(self) -> None:
         self._take_token()
@@ -52,7 +56,7 @@ class ProgressGate:
         self._tokens -= 1
         return True
 
-    def _let_go(self) -> str | None:
+    def _let_go(self) -> tuple[str, int] | None:
         """Hold nothing any more; return what was held."""
         if self._timer:
             self._timer.cancel()

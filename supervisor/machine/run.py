@@ -1,28 +1,26 @@
 """One live run: its descriptors, and what has been read from them so far."""
 
-import fcntl
-import json
 import os
 import select
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from runner.profile import TRUSTED
-from runner.protocol import AGENT_ENDS, close_all
-from supervisor.agents import Agent
+from runner.protocol import close_all
+from supervisor.logs import LogBook
+from supervisor.machine import layers
 from supervisor.machine.cpu_watch import CpuWatch
 from supervisor.machine.frames import FrameReader, WholeOutput
+from supervisor.machine.intake import HEADER_BYTES, KeptPipe, LoggedPipe, Pipe, UselessPipe
+from supervisor.machine.memo import Memo
+from supervisor.machine.outcome import Ending
 from supervisor.machine.process_tree import NamespaceTree, ProcessTree
 from supervisor.machine.progress import ProgressGate
 from supervisor.machine.reactor import Timer
-from supervisor.machine.stopper import Reason, Stopper
-from supervisor.models import Claim
-
-# Read at once from one pipe: little enough that a run that floods does not keep the loop from the others.
-_READ_BYTES = 16_384
+from supervisor.machine.stopper import Stopper
+from supervisor.models import Usage
 
 # At the end of a run its pipes are emptied; a pipe holds at most what an agent may set with F_SETPIPE_SZ.
 _DRAIN_BYTES = 4 << 20
@@ -33,89 +31,111 @@ _STDERR_TAIL_BYTES = 4096
 
 
 class Run:
-    """What the machine knows of one attempt from its launch to its end."""
+    """What the machine knows of one attempt from its launch, or from when it was taken over, to its end."""
 
-    def __init__(self, claim: Claim, agent: Agent, spec: dict[str, Any], began: float, progress: ProgressGate) -> None:
-        """Create the pipes.
+    def __init__(self, memo: Memo, kept: list[int], progress: ProgressGate, logs: LogBook) -> None:
+        """Begin to know it.
 
         Args:
-            spec: what the process that becomes the agent is told (runner.protocol). began: monotonic seconds.
-        Raises:
-            OSError: the host has no more descriptors.
+            kept: the descriptors of runner.protocol.KEPT_ENDS, owned by the run from now on.
+            logs: of which its log is open.
         """
-        self.claim = claim
-        self.agent = agent
-        self.began = began
+        self.memo = memo
         self.progress = progress
+        self.progress_offset = 0
         self.layers: tuple[str, ...] = ()
         self.left_behind = 0
         self.counted: dict[str, int] = {}
         self.cpu_file: str | None = None
         self.cpu_watch: CpuWatch | None = None
+        self.cpu_seconds_before: float | None = None
         self.pid: int | None = None
         self.pidfd = -1
         self.work: int | None = None
         self.kill_switches: list[int] = []
         self.deadline: Timer | None = None
         self.patience: Timer | None = None
-        self.stop_reason: Reason | None = None
-        self.stop_grace_seconds = 0.0
         self.stopper: Stopper | None = None
-        self.done_before_stop = False
-        self.stderr_tail = bytearray()
-        limit = agent.limits.result_bytes
-        self.channel = WholeOutput(limit) if agent.manifest.result == "stdout" else FrameReader(limit)
-        self.readers: dict[str, int] = {}
-        self._writers: dict[str, int] = {}
-        try:
-            self._open_pipes(json.dumps(spec).encode())
-        except OSError:
-            self.close()
-            raise
+        self.stop_grace_seconds = 0.0
+        self._stderr_tail = bytearray()
+        *readers, self._memory = kept
+        self.readers = dict(zip(_PIPES, readers, strict=True))
+        self._logs = logs
+        self._pipes: dict[str, Pipe] = {stream: self._without_result(stream) for stream in _PIPES}
+        self._kept = KeptPipe(self.readers[self.result_stream], self._memory, self._log if self._is_printed else None)
+        self._pipes[self.result_stream] = self._kept
+        limit, begin = memo.limits.result_bytes, self._kept.begin
+        self.channel = WholeOutput(limit, begin) if self._is_printed else FrameReader(limit, begin)
 
     @property
     def name(self) -> str:
         """What the launcher calls it."""
-        return f"{self.claim.execution_id}.{self.claim.attempt}"
+        return self.memo.name
 
     @property
     def tier(self) -> str:
-        return self.agent.manifest.sandbox.tier
+        return self.memo.tier
 
     @property
     def result_stream(self) -> str:
         """The stream that carries the result."""
-        return self.agent.manifest.result if self.agent.manifest.result == "stdout" else "result"
+        return "stdout" if self._is_printed else "result"
 
-    def descriptors(self) -> list[int]:
-        """Return what the launcher is sent, in the order of runner.protocol.DESCRIPTORS."""
-        writers = [self._writers[name] for name in AGENT_ENDS]
-        return writers + [self.readers[name] for name in _PIPES]
+    @property
+    def _is_printed(self) -> bool:
+        """Whether the result is what the agent prints."""
+        return self.memo.result == "stdout"
 
-    def hand_over(self) -> None:
-        """Close the agent's ends, which the launcher has now."""
-        close_all(self._writers.values())
-        self._writers.clear()
+    def take(self, stream: str) -> bytes | None:
+        """Return what has come through one pipe, b"" at its end, None when there is nothing now."""
+        return self._pipes[stream].take()
 
-    def read(self, stream: str) -> bytes | None:
-        """Return what one pipe holds, b"" at its end, None when there is nothing now."""
-        try:
-            return os.read(self.readers[stream], _READ_BYTES)
-        except BlockingIOError:
-            return None
-
-    def drain(self, take: Callable[[str, bytes], None]) -> None:
-        """Hand over all that is still in the pipes. Nobody writes any more, so this ends."""
+    def drain(self) -> None:
+        """Take in all that is still in the pipes. Nobody writes any more, so this ends."""
         for stream in self.readers:
             left = _DRAIN_BYTES
-            while left > 0 and (data := self.read(stream)):
-                take(stream, data)
+            while left > 0 and (data := self.take(stream)):
+                self.hear(stream, data)
                 left -= len(data)
 
-    def keep_stderr(self, data: bytes) -> None:
-        """Remember the end of stderr."""
-        self.stderr_tail += data
-        del self.stderr_tail[:-_STDERR_TAIL_BYTES]
+    def hear(self, stream: str, data: bytes) -> None:
+        """Look at what has come through a pipe."""
+        if stream == "stderr":
+            self._keep_stderr(data)
+        if stream == self.result_stream:
+            self._listen(data)
+
+    def _listen(self, data: bytes) -> None:
+        for text, offset in self.channel.feed(data):
+            if offset > self.progress_offset:
+                self.progress.offer(text, offset)
+        self._kept.forget_before(self.channel.settled)
+        if self.channel.fault:
+            self._pipes[self.result_stream] = self._without_result(self.result_stream)
+
+    def catch_up(self, progress_offset: int) -> None:
+        """Look at all that was said so far. Args: progress_offset: see models.LiveAttempt."""
+        self.progress_offset = progress_offset
+        key = self.memo.key
+        self._keep_stderr(self._logs.tail(*key, "stderr", _STDERR_TAIL_BYTES))
+        unlogged = HEADER_BYTES + self._logs.size(*key, "stdout")
+        for offset, data in self._kept.backlog():
+            if self._is_printed:
+                self._log(data[max(0, unlogged - offset) :])
+            self._listen(data)
+
+    def _log(self, data: bytes) -> None:
+        self._logs.append(*self.memo.key, "stdout", data)
+
+    def _without_result(self, stream: str) -> Pipe:
+        """Return a pipe of which nobody expects a result, or none any more."""
+        if stream == "result":
+            return UselessPipe(self.readers[stream])
+        return LoggedPipe(self.readers[stream], partial(self._logs.splice, *self.memo.key, stream))
+
+    def _keep_stderr(self, data: bytes) -> None:
+        self._stderr_tail += data
+        del self._stderr_tail[:-_STDERR_TAIL_BYTES]
 
     def be_at(self, pid: int, pidfd: int, *kill_switches: int) -> None:
         """Take the init that it has now. Args: pidfd, kill_switches: see STARTED; owned by the run from now on."""
@@ -145,10 +165,36 @@ class Run:
         """Tell whether nothing of it can live because process 1 of its namespace has ended; see NamespaceTree."""
         return self.tier != TRUSTED and self.pidfd >= 0 and _is_readable(self.pidfd)
 
+    def ending(self, at: int, usage: Usage, status: int | None, launch_error: str | None, lost: bool) -> Ending:
+        """Return what was seen of it, when nothing of it lives and its pipes are empty. Args: see Ending."""
+        # What broke the rules ends the run, also when the agent was quicker to exit than this side to read.
+        stop = self.memo.stop or self.channel.fault
+        self.channel.finish()
+        self.progress.end()
+        return Ending(
+            at=at,
+            usage=usage,
+            isolation=layers.isolation(self.tier, self.layers, self.memo.limits),
+            limits=self.memo.limits.model_dump(),
+            isolated=self.tier == TRUSTED or bool(self.layers),
+            counted=self.counted,
+            left_behind=self.left_behind,
+            stderr_tail=self._stderr_tail.decode("utf-8", "replace").replace("\x00", "\N{REPLACEMENT CHARACTER}"),
+            result=self.channel.result,
+            error=self.channel.error,
+            exhausted=self.channel.exhausted,
+            fault=self.channel.fault,
+            stop=stop,
+            done_before_stop=self.memo.done_before_stop,
+            kill=self.stopper.certificate() if self.stopper else None,
+            lost=lost,
+            launch_error=launch_error,
+            status=status,
+        )
+
     def close(self) -> None:
         """Close every descriptor."""
-        self.hand_over()
-        close_all(self.readers.values())
+        close_all((*self.readers.values(), self._memory))
         self.readers.clear()
         self._let_go_of_init()
 
@@ -158,31 +204,6 @@ class Run:
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
-
-    def _open_pipes(self, spec: bytes) -> None:
-        self._writers["spec"] = _memory_file(spec)
-        self._writers["stdin"] = _memory_file(self.claim.payload.encode())
-        for stream in _PIPES:
-            self.readers[stream], self._writers[stream] = os.pipe2(os.O_CLOEXEC)
-            os.set_blocking(self.readers[stream], False)
-
-
-def _memory_file(data: bytes) -> int:
-    """Return a sealed memory file, open at its start: unlike a pipe it takes any data at once, whoever reads when.
-
-    Source: memfd_create(2), fcntl(2) "File Sealing".
-    """
-    descriptor = os.memfd_create("corral", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(data)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        seals = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def _is_readable(descriptor: int) -> bool:

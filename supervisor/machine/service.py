@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Callable
+from typing import Protocol
 
 import structlog
 
@@ -16,6 +17,21 @@ _LONGEST_DELAY_SECONDS = 10.0
 _PROVEN_SECONDS = 30.0
 
 _log = structlog.get_logger()
+
+
+class Process(Protocol):
+    """What a service is told of its process: a subprocess.Popen is one."""
+
+    pid: int
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+
+    def wait(self) -> int | None:
+        """Let go of the process, which has ended; return its exit code, None if nobody knows."""
 
 
 class Service:
@@ -35,11 +51,12 @@ class Service:
         self._on_exit = on_exit
         self._reactor = reactor
         self._clock = clock
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._pidfd = -1
         self._started_at = 0.0
         self._delay = _FIRST_DELAY_SECONDS
         self._stopping = False
+        self._is_expected = False
 
     @property
     def pid(self) -> int | None:
@@ -51,14 +68,22 @@ class Service:
         if self._stopping:
             return
         try:
-            self._process = self._spawn()
+            process = self._spawn()
         except OSError as error:
             _log.error("process not started", process=self._name, error=str(error), again_in_seconds=self._delay)
             self._start_later()
             return
+        self.adopt(process, os.pidfd_open(process.pid))
+
+    def adopt(self, process: Process, pidfd: int) -> None:
+        """Take a process that runs already. Args: pidfd: its own, owned by the service from now on."""
         self._started_at = self._clock.monotonic()
-        self._pidfd = os.pidfd_open(self._process.pid)
+        self._process, self._pidfd = process, pidfd
         self._reactor.watch(self._pidfd, self._on_ended)
+
+    def expect_end(self) -> None:
+        """The process has been asked to end, so that another one is started in its place."""
+        self._is_expected = True
 
     def retire(self) -> None:
         """Do not start it again."""
@@ -82,6 +107,11 @@ class Service:
         code = self._process.wait()
         self._process = None
         if self._stopping:
+            return
+        if self._is_expected:
+            self._is_expected = False
+            self._on_exit()
+            self.start()
             return
         if self._clock.monotonic() - self._started_at > _PROVEN_SECONDS:
             self._delay = _FIRST_DELAY_SECONDS

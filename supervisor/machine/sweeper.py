@@ -1,8 +1,13 @@
-"""What runs leave when their launcher dies: the kernel hands it to this process, which kills it in rounds."""
+"""What runs leave when their launcher dies: it is killed in rounds.
+
+The kernel hands it to this process, if that has started the launcher; else it has to be looked for (remains.py).
+"""
 
 from collections.abc import Callable, Iterable
 
+from runner.profile import TRUSTED
 from supervisor.clock import Clock
+from supervisor.machine import remains
 from supervisor.machine.process_tree import AdoptedProcesses
 from supervisor.machine.reactor import Reactor, Timer
 from supervisor.machine.run import Run
@@ -36,11 +41,18 @@ class Sweeper:
         self._adopted = AdoptedProcesses()
         self._waiting: dict[str, Run] = {}
         self._stuck: set[str] = set()
+        self._launchers: set[str] = set()
         self._began = 0.0
         self._timer: Timer | None = None
 
-    def take(self, runs: Iterable[Run]) -> None:
-        """End these runs, whose launcher has just died. One that it has already is no error."""
+    def take(self, runs: Iterable[Run], foreign_launcher: str | None) -> None:
+        """End these runs, whose launcher has just died. One that it has already is no error.
+
+        Args:
+            foreign_launcher: its name, if it was not started by this process.
+        """
+        if foreign_launcher:
+            self._launchers.add(foreign_launcher)
         self._waiting.update({run.name: run for run in runs})
         self._began = self._clock.monotonic()
         if self._timer:
@@ -48,7 +60,7 @@ class Sweeper:
         self._sweep()
 
     def _sweep(self) -> None:
-        adopted = self._adopted.kill(self._our_pids())
+        adopted = self._adopted.kill(self._our_pids()) + self._kill_remains()
         for name, run in list(self._waiting.items()):
             if not adopted or run.namespace_is_gone():
                 del self._waiting[name]
@@ -61,6 +73,15 @@ class Sweeper:
         self._timer = self._reactor.call_at(now + (STUCK_ROUND_SECONDS if is_stuck else _ROUND_SECONDS), self._sweep)
         if is_stuck:
             self._tell_stuck()
+
+    def _kill_remains(self) -> int:
+        if not self._launchers:
+            return 0
+        trusted = [run.memo.key for run in self._waiting.values() if run.tier == TRUSTED]
+        killed = remains.kill(self._launchers, trusted)
+        if not killed:
+            self._launchers.clear()
+        return killed
 
     def _tell_stuck(self) -> None:
         for name in self._waiting.keys() - self._stuck:

@@ -120,6 +120,7 @@ def _settings(tier: str, config: Path | None, traps: Traps) -> Settings:
         "trusted_agents": ["*"] if tier == "trusted" else [],
         "allow_degraded": [],
         "shutdown_grace_seconds": _SHUTDOWN_GRACE_SECONDS,
+        "orphan_timeout_seconds": 0,
     }
     return load(ours, config)
 

@@ -144,7 +144,10 @@ def test_server_after_a_reboot_takes_no_process_for_one_of_an_earlier_boot(tmp_p
     copy = tmp_path / "copy"
     with closing(sqlite3.connect(copy / DATABASE)) as connection, connection:
         connection.execute("UPDATE attempts SET boot = 'an earlier one'")
-    with subprocess.Popen(["sleep", "3600"]) as stranger, socket.socket(socket.AF_UNIX) as stale:
+    with (
+        subprocess.Popen(["sleep", "60"]) as stranger,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stale,
+    ):
         (copy / "lock").write_text(f"{stranger.pid}\n")
         stale.bind(str(copy / "launcher.sock"))
         (copy / "work" / f"corral-run-{lost[0]}").mkdir(parents=True)

@@ -1,7 +1,6 @@
 """Any process of the server may be killed: what was accepted is kept, what ran ends or goes on, nothing survives."""
 
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -148,44 +147,7 @@ def zombies_of(pid: int) -> list[psutil.Process]:
     return [child for child in psutil.Process(pid).children() if child.status() == psutil.STATUS_ZOMBIE]
 
 
-# -- the supervisor ----------------------------------------------------------------------------------------------------
-
-
-def test_killed_supervisor_takes_everything_with_it_and_the_next_one_settles_what_it_left(tmp_path: Path) -> None:
-    with RunningServer(tmp_path / "data", "--max-running", "2") as server:
-        lost, _ = begin(server, "hideout")
-        canceled, _ = begin(server, "hideout")
-        waiting = server.submit("ok", come="again")
-        server.cancel(canceled)
-        server.wait_for(canceled, "CANCEL_REQUESTED")
-        everybody = descendants(server.process.pid)
-        assert server.get(lost)["progress"]["daemon"] in everybody
-        server.process.kill()
-        for pid in everybody:
-            wait_for_exit(pid, 5.0)
-    with RunningServer(tmp_path / "data") as server:
-        assert_lost(server.get(lost), "FAILED", "LOST")
-        assert_lost(server.get(canceled), "CANCELED", "CANCELED")
-        assert server.wait_for_end(waiting)["final_result"] == {"echo": {"come": "again"}}
-
-
-def test_next_supervisor_waits_until_the_launcher_of_the_killed_one_has_ended_its_runs(tmp_path: Path) -> None:
-    with RunningServer(tmp_path / "data") as server:
-        execution, runs = begin(server, "hideout")
-        launcher_pid = server.launcher_pid
-        os.kill(launcher_pid, signal.SIGSTOP)
-        server.process.kill()  # a zombie now, for nobody has waited for it
-        try:
-            with started("serve", "--port", "0", "--data", server.data, "--agents", AGENTS) as following:
-                assert following.stdout is not None
-                assert not select.select([following.stdout], [], [], 2.0)[0]
-                os.kill(launcher_pid, signal.SIGCONT)
-                url = url_in(ready_line(following))
-                assert not [pid for pid in runs if lives(pid)]
-                assert_lost(httpx.get(f"{url}/executions/{execution}").json(), "FAILED", "LOST")
-        finally:
-            if lives(launcher_pid):
-                os.kill(launcher_pid, signal.SIGCONT)
+# -- supervisor and launcher (of the supervisor alone: tests/process/test_takeover.py) ---------------------------------
 
 
 def test_agent_does_not_outlive_supervisor_and_launcher_killed_together(tmp_path: Path) -> None:
@@ -198,6 +160,20 @@ def test_agent_does_not_outlive_supervisor_and_launcher_killed_together(tmp_path
         os.kill(launcher_pid, signal.SIGKILL)
         for pid in everybody:
             wait_for_exit(pid, 5.0)
+
+
+def test_what_outlives_supervisor_and_launcher_is_ended_before_the_next_start_records_it(tmp_path: Path) -> None:
+    with RunningServer(tmp_path / "data") as server:
+        execution, runs = begin(server, "hideout")
+        launcher_pid = server.launcher_pid
+        os.kill(launcher_pid, signal.SIGSTOP)
+        server.kill()
+        os.kill(launcher_pid, signal.SIGKILL)
+        wait_for_exit(launcher_pid)
+        assert any(lives(pid) for pid in runs)
+        with RunningServer(tmp_path / "data") as following:
+            assert not any(lives(pid) for pid in runs)
+            assert_lost(following.get(execution), "FAILED", "LOST")
 
 
 _DIES_AFTER_STARTING_ITS_LAUNCHER = """
@@ -215,8 +191,7 @@ class Popen(subprocess.Popen):
 
 subprocess.Popen = Popen
 clock = Clock()
-lock = os.open("lock", os.O_RDWR | os.O_CREAT)
-Launcher(Path.cwd(), lock, print, print, Reactor(clock), clock).start()
+Launcher(Path.cwd(), 0.0, print, print, Reactor(clock), clock).start()
 """
 
 
@@ -258,13 +233,19 @@ def test_launcher_hangs_up_on_another_user_and_serves_its_own(tmp_path: Path) ->
     (tmp_path / "work").mkdir()
     name = f"corral-test-{os.getpid()}"
     address = f"\0{name}"  # an abstract address, to which anybody may connect
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+    first, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(address)
-        listener.listen()
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", _START, str(listener.fileno()), tmp_path / "work", tmp_path / "skeleton"],
-            pass_fds=[listener.fileno()],
+            [
+                *(sys.executable, "-I", "-S", _START, "name", "made from", f"{listener.fileno()},{theirs.fileno()}"),
+                *(tmp_path / "work", tmp_path / "skeleton"),
+            ],
+            pass_fds=[listener.fileno(), theirs.fileno()],
         )
+    adopt = {"do": protocol.ADOPT, "protocol": protocol.PROTOCOL, "orphan_seconds": 0}
+    protocol.send(first, adopt)
+    assert protocol.receive(first)[0]["event"] == protocol.ALL_HELD
     with process:
         stranger = subprocess.run(
             [sys.executable, "-c", _CONNECT_AS_NOBODY, name],
@@ -276,7 +257,10 @@ def test_launcher_hangs_up_on_another_user_and_serves_its_own(tmp_path: Path) ->
         assert stranger.stdout.strip() == "0"  # end of file
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as ours:
             ours.connect(address)
-            protocol.send(ours, {"do": protocol.RELEASE, "run": "none.1"})
-            assert select.select([ours], [], [], 0.2)[0] == []  # it did not hang up
+            protocol.send(ours, adopt)
+            told, _ = protocol.receive(ours)
+            assert told == {"event": protocol.ALL_HELD, "launcher": "name", "made_from": "made from"}
+            assert first.recv(1) == b""  # there is one supervisor, the last one
+            first.close()
             assert lives(process.pid)
         wait_for_exit(process.pid)  # its only supervisor is gone

@@ -65,7 +65,7 @@ def test_one_that_waits_for_another_attempt_still_does_after_everything_was_kill
     tmp_path: Path,
 ) -> None:
     data = tmp_path / "data"
-    with RunningServer(data) as server:
+    with RunningServer(data, orphan_timeout_seconds=0) as server:
         late, soon = server.submit("someday"), server.submit("someday")
         waiting = server.wait_for_retry(late)
         server.wait_for_retry(soon)

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import httpx
 import psutil
 
 from tests.helpers.control_groups import ServerGroup
-from tests.helpers.processes import children_at_rest, descendants, is_spare, wait_for_exit
+from tests.helpers.processes import children_at_rest, descendants, is_spare, lives, wait_for_exit
 from tests.helpers.wait import patience, wait_until
 
 AGENTS = Path(__file__).parent.parent / "agents"
@@ -160,7 +160,8 @@ class RunningServer:
 
     @property
     def launcher_pid(self) -> int:
-        return self._service("start.py")
+        """The pid of the launcher, which is no child of a supervisor that has taken it over."""
+        return wait_until(lambda: next(self._launchers(), None))
 
     @property
     def api_pid(self) -> int:
@@ -170,18 +171,48 @@ class RunningServer:
         """Return the pids of all processes of all runs."""
         return {pid for pid in descendants(self.launcher_pid) if not is_spare(pid)}
 
+    def kill(self) -> None:
+        """Kill the supervisor, and let the launcher and its runs be. Whoever takes them over ends them, or stop()."""
+        self.http.close()
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
     def stop(self) -> int:
-        """Stop it with SIGTERM and return its exit code."""
+        """Stop it with SIGTERM, or end what it has left if it was killed, and return its exit code."""
         self.http.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         wait_for_exit(self.process.pid)
         code = self.process.wait()
+        if code == -signal.SIGKILL:
+            for pid in self._launchers():
+                os.kill(pid, signal.SIGKILL)
+                wait_for_exit(pid)
         assert self.process.stdout is not None
         self.process.stdout.close()
         if code == 0:
             self._group.remove()
         return code
+
+    def _launchers(self) -> Iterator[int]:
+        """Yield the pids of the launchers that work for this data folder."""
+        yield from self._working(children_at_rest(self.process.pid))
+        working = self._working(psutil.pids())
+        # Forks of a launcher have its command line.
+        yield from (pid for pid, parent in working.items() if parent not in working)
+
+    def _working(self, pids: Iterable[int]) -> dict[int, int]:
+        """Return {pid: its parent's} of those that have the work directory on their command line."""
+        work = str(self.data.absolute() / "work")
+        found = {}
+        for pid in pids:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(pid)
+                if work in process.cmdline() and lives(pid):
+                    found[pid] = process.ppid()
+        return found
 
     def _service(self, word: str) -> int:
         def found() -> int | None:

@@ -60,9 +60,12 @@ def prepare(folder: Path, user: str) -> None:
             os.chown(path, ordinary_user.UID, ordinary_user.UID)
 
 
-def serve(folder: Path, user: str) -> RunningServer:
-    """Start a server in a folder that is prepared."""
-    running = RunningServer(folder / "data", "--max-running", "8", agents=folder / "agents", wrapper=_wrapper(user))
+def serve(folder: Path, user: str, **settings: Any) -> RunningServer:
+    """Start a server in a folder that is prepared. Args: settings: see RunningServer."""
+    wrapper = _wrapper(user)
+    running = RunningServer(
+        folder / "data", "--max-running", "8", agents=folder / "agents", wrapper=wrapper, **settings
+    )
     running.run("ok")
     return running
 

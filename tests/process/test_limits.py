@@ -106,7 +106,7 @@ def wait_behind(data: Path, agents: Path, lower: dict[str, float]) -> str:
     """Return the id of an execution of "sees" that waits in a data folder whose server was killed."""
     write_agent(agents, "stays", f"{PYTHON}\ngrace_seconds = 0.1", {"agent.py": STAYS})
     write_agent(agents, "sees", f"{PYTHON}\nlimits.open_files = 200", {"agent.py": SEES})
-    with RunningServer(data, "--max-running", "1", agents=agents) as server:
+    with RunningServer(data, "--max-running", "1", agents=agents, orphan_timeout_seconds=0) as server:
         server.wait_for_progress(server.submit("stays"))
         execution_id = submit_lowered(server, "sees", lower)
         shown = server.get(execution_id)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from runner import protocol
 from supervisor.unix_address import unix_address
 from tests.helpers.agents import (
     COMMAND,
@@ -157,6 +158,7 @@ def test_launcher_listens_to_nobody_but_its_supervisor(workshop: RunningServer) 
     with unix_address(path) as address, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as stranger:
         stranger.settimeout(20)
         stranger.connect(address)
+        protocol.send(stranger, {"do": protocol.END})
         assert stranger.recv(1) == b""
     assert run_new(workshop, PYTHON, REPORTERS)["status"] == "COMPLETED"
 

@@ -105,7 +105,7 @@ def test_storm_of_cancels_at_timeout_and_exit_has_one_end(besieged: RunningServe
 def test_daemons_do_not_outlive_whoever_of_the_server_is_killed(host_folder: Path, user: str) -> None:
     folder = host_folder / f"killed {user}"
     siege.prepare(folder, user)
-    with siege.serve(folder, user) as server:
+    with siege.serve(folder, user, orphan_timeout_seconds=0) as server:
         launcher = server.launcher_pid
         lost = [kill(server, [launcher], server.runs)]
         assert_lost(server, lost[0])

@@ -136,6 +136,31 @@ def test_server_with_an_unkillable_run_ends_in_time_and_the_next_one_records_it(
             wait_for_exit(pid)
 
 
+@pytest.mark.parametrize("agent", ["clan", "sleeper"], ids=["sandboxed", "trusted"])
+def test_unkillable_run_is_watched_on_by_the_supervisor_that_takes_over(
+    tmp_path: Path, ice: Freezer, agent: str
+) -> None:
+    first = impatient(tmp_path / "data")
+    execution_id = freeze_run(first, ice, agent)
+    first.cancel(execution_id)
+    since = wait_until_unkillable(first, execution_id)["unkillable_since"]
+    first.kill()
+    try:
+        with impatient(tmp_path / "data", "--max-running", "1") as second:
+            assert [alert["since"] for alert in alerts(second)] == [since]
+            waiting = second.submit("ok")
+            wait_until(lambda: "processes survive SIGKILL" in second.errors())
+            assert second.get(execution_id)["status"] == "CANCEL_REQUESTED"
+            assert second.get(waiting)["status"] == "PENDING"
+            ice.thaw()
+            assert second.wait_for_end(execution_id)["status"] == "CANCELED"
+            assert second.wait_for_end(waiting)["status"] == "COMPLETED"
+            assert len(second.events(execution_id, "unkillable")) == 1
+    finally:
+        ice.thaw()
+        first.stop()
+
+
 def test_unkillable_run_of_a_launcher_that_dies_ends_when_the_kernel_lets_go(tmp_path: Path, ice: Freezer) -> None:
     with impatient(tmp_path / "data") as server:
         execution_id = freeze_run(server, ice, "clan")

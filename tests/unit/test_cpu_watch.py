@@ -53,6 +53,17 @@ def test_next_look_is_when_all_cores_together_can_have_reached_the_limit(counter
     assert counter.over == [LIMIT + 1]
 
 
+def test_run_that_is_taken_over_is_not_given_again_what_it_has_used(
+    tmp_path: Path, reactor: Reactor, clock: FakeClock
+) -> None:
+    (tmp_path / "cpu.stat").write_text(f"usage_usec {round((LIMIT + 70) * 1e6)}\n")
+    over: list[float] = []
+    CpuWatch(os.getpid(), str(tmp_path / "cpu.stat"), LIMIT, over.append, reactor, clock, before_seconds=60.0)
+    clock.advance(LIMIT)
+    reactor.wait(0)
+    assert over == [LIMIT + 10]
+
+
 def test_run_that_uses_little_is_looked_at_seldom_and_one_near_its_limit_often(counter: Counter) -> None:
     counter.used(20)
     counter.after(25)

@@ -19,9 +19,13 @@ INVALID, TOO_LARGE = Cause.RESULT_INVALID, Cause.RESULT_TOO_LARGE
 LINE_BYTES = 400_000
 
 
+def texts(progress: list[tuple[str, int]]) -> list[str]:
+    return [text for text, _ in progress]
+
+
 def read(channel: ResultChannel, *chunks: bytes) -> list[str]:
     """Feed the chunks, end the channel, and return the progress."""
-    progress = [text for chunk in chunks for text in channel.feed(chunk)]
+    progress = [text for chunk in chunks for text in texts(channel.feed(chunk))]
     channel.finish()
     return progress
 
@@ -175,7 +179,7 @@ def test_frames_first_fault_stands() -> None:
 
 
 def test_frames_progress_before_a_fault_in_the_same_read_is_given() -> None:
-    assert FrameReader(LIMIT).feed(b'{"progress": 1}\nhello\n{"progress": 2}\n') == ["1"]
+    assert texts(FrameReader(LIMIT).feed(b'{"progress": 1}\nhello\n{"progress": 2}\n')) == ["1"]
 
 
 # -- sizes ------------------------------------------------------------------------------------------------------------
@@ -225,18 +229,18 @@ def test_whole_output_without_end_is_too_large_before_it_is_all_read() -> None:
 def test_frames_flood_of_progress_is_thinned_to_what_is_latest_before_each_read_ends() -> None:
     reader = FrameReader(LIMIT)
     flood = b"".join(b'{"progress": %d}\n' % number for number in range(1000))
-    assert reader.feed(flood) == ["999"]
-    assert reader.feed(flood + b'{"result": {}}\n') == ["999"]
+    assert texts(reader.feed(flood)) == ["999"]
+    assert texts(reader.feed(flood + b'{"result": {}}\n')) == ["999"]
     assert (reader.result, reader.fault) == ("{}", None)
 
 
 def test_frames_few_progress_in_one_read_are_all_given() -> None:
-    assert FrameReader(LIMIT).feed(b'{"progress": 0}\n' * 100) == ["0"] * 100
+    assert texts(FrameReader(LIMIT).feed(b'{"progress": 0}\n' * 100)) == ["0"] * 100
 
 
 def test_frames_progress_exactly_at_its_limit_is_given() -> None:
     text = json.dumps("x" * (PROGRESS_BYTES - 2))
-    assert FrameReader(LIMIT).feed(f'{{"progress":{text}}}\n'.encode()) == [text]
+    assert texts(FrameReader(LIMIT).feed(f'{{"progress":{text}}}\n'.encode())) == [text]
 
 
 def test_frames_progress_over_its_limit_is_a_fault() -> None:
@@ -304,7 +308,7 @@ PIECES = (
 def test_any_bytes_raise_nothing_are_kept_within_bounds_and_can_be_stored(chunks: list[bytes], whole: bool) -> None:
     channel = WholeOutput(LIMIT) if whole else FrameReader(LIMIT)
     for chunk in chunks:
-        for text in channel.feed(chunk):
+        for text in texts(channel.feed(chunk)):
             json.loads(text.encode())
         assert kept(channel) <= LINE_BYTES
     channel.finish()

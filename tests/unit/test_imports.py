@@ -25,7 +25,8 @@ RUNNER_MODULES = {
     "supervisor.machine": {"runner", "runner.profile", "runner.protocol", "runner.agent", "runner.sandbox.rlimits"},
 }
 
-SQL_FILES = {f"supervisor/{name}.py" for name in ("store", "connections", "database", "inspection", "upkeep")}
+_SPEAK_SQL = ("store", "transaction", "connections", "database", "inspection", "upkeep")
+SQL_FILES = {f"supervisor/{name}.py" for name in _SPEAK_SQL}
 
 # What files that speak no SQL may know of sqlite3.
 SQLITE_FACTS = {"api/admin.py": {"sqlite3.sqlite_version"}}

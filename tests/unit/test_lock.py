@@ -106,3 +106,28 @@ def test_lock_is_free_after_close(file: Path) -> None:
     for _ in range(2):
         with closing(FileLock(file)) as lock:
             lock.acquire(0)
+
+
+def test_lock_that_this_process_has_by_an_inherited_descriptor_is_not_taken_from_it(file: Path) -> None:
+    with closing(FileLock(file)) as before:
+        before.acquire(0)
+        with closing(FileLock(file, os.dup(before.fileno()))) as lock:
+            lock.acquire(0)
+            lock.tell("news")
+            assert file.read_text() == f"{os.getpid()}\nnews\n"
+        with closing(FileLock(file)) as other:
+            assert other.read() == (os.getpid(), "news")
+
+
+def test_lock_with_the_inherited_descriptor_of_another_file_is_another_lock(file: Path) -> None:
+    with process(HOLDER, file) as holder, (file.parent / "other").open("w") as other:
+        lock = FileLock(file, os.dup(other.fileno()))
+        with closing(lock), pytest.raises(ConfigurationError, match=f"pid {holder.pid} "):
+            lock.acquire(0)
+
+
+def test_lock_that_nobody_has_tells_nothing_and_is_not_taken_by_being_read(file: Path) -> None:
+    with closing(FileLock(file)) as lock, closing(FileLock(file)) as other:
+        assert lock.read() is None
+        other.acquire(0)
+        assert lock.read() == (os.getpid(), "")

@@ -10,18 +10,20 @@ from structlog.testing import capture_logs
 
 from supervisor.agent_digest import AgentDigests
 from supervisor.agents import Agent, AgentRegistry
+from supervisor.errors import Superseded
 from supervisor.limits import DEFAULTS, Limits
-from supervisor.logs import LogBook, Logs
 from supervisor.loop import CANCELED, STOPPED, Loop
 from supervisor.machine.machine import Message
+from supervisor.machine.memo import Memo
 from supervisor.machine.reactor import Reactor
 from supervisor.machine.stopper import Reason
-from supervisor.models import Claim, Finished, Log, Progress, Unkillable
+from supervisor.models import Claim, Finished, Origin, Progress, Unkillable
+from supervisor.recovery import take_over
 from supervisor.states import Cause, Status
 from supervisor.store import Store
 from tests.helpers.clock import FakeClock
 from tests.helpers.wal import commits
-from tests.unit.builders import ORIGIN, accept_writes, an_outcome, refuse_writes
+from tests.unit.builders import ORIGIN, accept_writes, an_outcome, contents, refuse_writes
 from tests.unit.builders import submit as submit_to
 
 MAX_RUNNING = 3
@@ -36,6 +38,7 @@ class FakeMachine:
         self._reactor = reactor
         self._messages: list[Message] = []
         self.ready = True
+        self.launcher_name = "launcher"
         self.orders: list[tuple[str, str, Status]] = []
         self.limits: list[Limits] = []
         self.attempts: list[int] = []
@@ -83,18 +86,15 @@ class Setup:
         self.clock = clock
         self.machine = FakeMachine(store, reactor)
         self.agents = root / "agents"
-        self.log_root = root / "logs"
-        self.logs = Logs(self.log_root)
         self._registry = AgentRegistry(self.agents)
         self._reactor = reactor
         self.loop = self.new_loop(MAX_RUNNING)
         self.write_agent("a")
 
     def new_loop(self, max_running: int) -> Loop:
-        digests, book = AgentDigests(self.clock), LogBook(self.log_root)
-        return Loop(
-            self.store, self.machine, self._registry, digests, book, self._reactor, self.clock, ORIGIN, max_running
-        )
+        take_over(self.store, ORIGIN)
+        digests = AgentDigests(self.clock)
+        return Loop(self.store, self.machine, self._registry, digests, self._reactor, self.clock, ORIGIN, max_running)
 
     def write_agent(self, name: str, text: str = "") -> None:
         folder = self.agents / name
@@ -230,7 +230,7 @@ def test_step_fails_a_bounded_number_of_an_agent_that_is_gone_and_goes_on_in_the
     assert setup.machine.take_orders("start") == [waiting]
 
 
-# -- ends, progress, logs ----------------------------------------------------------------------------------------------
+# -- ends and progress -------------------------------------------------------------------------------------------------
 
 
 def test_step_end_is_in_the_database_before_the_launcher_is_told_to_release(setup: Setup) -> None:
@@ -277,28 +277,6 @@ def test_step_nothing_happened_does_not_touch_the_database(setup: Setup, sql: sq
     assert [entry["event"] for entry in logs] == ["write failed"]
 
 
-def test_step_logs_are_written_without_a_commit_and_closed_with_the_end(setup: Setup, path: Path) -> None:
-    execution_id = setup.start()
-    before = commits(path)
-    setup.machine.tell(Log(execution_id, 1, "stdout", b"one "), Log(execution_id, 1, "stderr", b"two"))
-    setup.step()
-    assert commits(path) == before
-    setup.machine.tell(Log(execution_id, 1, "stdout", b"three"))
-    setup.finish(execution_id)
-    setup.step()
-    assert setup.logs.read(execution_id, 1, "stdout", 0, 100).data == b"one three"
-    assert setup.logs.read(execution_id, 1, "stderr", 0, 100).data == b"two"
-
-
-def test_step_log_is_capped_as_the_manifest_says(setup: Setup) -> None:
-    setup.write_agent("small", "[limits]\nlog_bytes = 4096")
-    execution_id = setup.start("small")
-    setup.machine.tell(Log(execution_id, 1, "stdout", b"x" * 100_000))
-    setup.finish(execution_id)
-    setup.step()
-    assert 2048 <= sum(file.stat().st_size for file in setup.log_root.rglob("stdout.*")) <= 4096
-
-
 def test_step_launches_with_the_lowest_of_submission_and_manifest_and_records_that(setup: Setup) -> None:
     setup.write_agent("b", "limits.processes = 20\nlimits.open_files = 90")
     limits = DEFAULTS.model_copy(update={"timeout_seconds": 5.0, "processes": 9, "open_files": 100})
@@ -309,17 +287,6 @@ def test_step_launches_with_the_lowest_of_submission_and_manifest_and_records_th
     lowest = limits.model_copy(update={"open_files": 90})
     assert setup.machine.limits == [lowest]
     assert setup.limits(execution_id) == lowest
-
-
-def test_step_log_is_capped_as_the_submission_says(setup: Setup) -> None:
-    limits = DEFAULTS.model_copy(update={"log_bytes": 8192})
-    execution_id = submit_to(setup.store, setup.agent_id("a"), limits=limits)
-    setup.loop.look()
-    setup.step()
-    setup.machine.tell(Log(execution_id, 1, "stdout", b"x" * 100_000))
-    setup.finish(execution_id)
-    setup.step()
-    assert 4096 <= sum(file.stat().st_size for file in setup.log_root.rglob("stdout.*")) <= 8192
 
 
 # -- cancel ------------------------------------------------------------------------------------------------------------
@@ -429,17 +396,58 @@ def test_step_in_the_second_after_a_failed_write_keeps_what_comes_and_does_not_t
     accept_writes(broken)
     for number in range(10):
         setup.clock.advance(0.05)
-        setup.machine.tell(Log(second, 1, "stdout", b"."), Progress(second, 1, str(number)))
+        setup.machine.tell(Progress(second, 1, str(number)))
         setup.loop.look()
         setup.step()
     setup.finish(second)
     setup.step()
     assert setup.machine.orders == []
-    assert setup.logs.read(second, 1, "stdout", 0, 100).data == b"." * 10
     setup.clock.advance(1)
     setup.step()
     assert setup.machine.take_orders("release") == [first, second]
     assert setup.store.get(second).progress == "9"
+
+
+# -- one supervisor after another --------------------------------------------------------------------------------------
+
+
+def test_step_supervisor_that_another_one_has_taken_over_from_records_and_starts_nothing(
+    setup: Setup, sql: sqlite3.Connection
+) -> None:
+    execution_id = setup.start()
+    waiting = setup.submit()
+    take_over(setup.store, Origin(ORIGIN.node, ORIGIN.boot, "next"))
+    setup.finish(execution_id)
+    before = contents(sql)
+    for _ in range(2):
+        with pytest.raises(Superseded):
+            setup.step()
+    assert contents(sql) == before
+    assert setup.machine.orders == []
+    assert (setup.status(execution_id), setup.status(waiting)) == (Status.RUNNING, Status.PENDING)
+
+
+def test_resume_counts_the_runs_that_were_taken_over(setup: Setup) -> None:
+    setup.write_agent("one", "concurrency = 1")
+    running = setup.start("one")
+    setup.loop = setup.new_loop(MAX_RUNNING)
+    setup.loop.resume([Memo(running, 1, setup.agent_id("one"), 1, "trusted", "frames", 5, DEFAULTS, 0.0)])
+    same = setup.submit("one", priority=99)
+    others = [setup.submit() for _ in range(MAX_RUNNING)]
+    setup.step()
+    assert setup.machine.take_orders("start") == others[: MAX_RUNNING - 1]
+    setup.finish(running)
+    setup.step()
+    assert setup.machine.take_orders("start") == [same]
+    assert setup.status(running) is Status.COMPLETED
+
+
+def test_leave_ends_run_and_leaves_the_runs_as_they_are(setup: Setup) -> None:
+    running = setup.start()
+    setup.loop.leave()
+    setup.loop.run()
+    assert setup.status(running) is Status.RUNNING
+    assert setup.machine.stopped == []
 
 
 # -- shutting down -----------------------------------------------------------------------------------------------------

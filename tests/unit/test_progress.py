@@ -16,13 +16,17 @@ class Gate:
 
     def __init__(self, reactor: Reactor, clock: FakeClock) -> None:
         self.told: list[str] = []
-        self.gate = ProgressGate(self.told.append, reactor, clock)
+        self.gate = ProgressGate(self._take, reactor, clock)
         self._reactor = reactor
         self._clock = clock
 
     def offer(self, *texts: object) -> None:
         for text in texts:
-            self.gate.offer(str(text))
+            self.gate.offer(str(text), len(str(text)))
+
+    def _take(self, text: str, offset: int) -> None:
+        assert offset == len(text)
+        self.told.append(text)
 
     def pass_time(self, seconds: float) -> None:
         self._clock.advance(seconds)

@@ -14,7 +14,7 @@ from supervisor.errors import AttemptStale
 from supervisor.loop import STOPPED
 from supervisor.machine.reactor import Reactor
 from supervisor.models import Finished, Progress
-from supervisor.recovery import settle_lost
+from supervisor.recovery import settle
 from supervisor.retry import Backoff, Retry
 from supervisor.states import Cause, Status
 from supervisor.store import Store
@@ -350,24 +350,24 @@ def test_end_that_cannot_be_recorded_begins_no_attempt_and_is_tried_whole_later(
 # -- a server that was killed ------------------------------------------------------------------------------------------
 
 
-def test_settle_lost_follows_the_policy_of_each(store: Store, clock: FakeClock) -> None:
+def test_settle_of_lost_ones_follows_the_policy_of_each(store: Store, clock: FakeClock) -> None:
     again, last, plain, canceled = (run(store, retry) for retry in (TWICE, Retry(), Retry(), TWICE))
     store.cancel(canceled)
-    assert settle_lost(store, clock) == 4
+    assert settle(store, clock, (), None).lost == 4
     statuses = [store.get(execution_id).status for execution_id in (again, last, plain, canceled)]
     assert statuses == [Status.PENDING, Status.FAILED, Status.FAILED, Status.CANCELED]
     claimed = claim(store, retry=TWICE)
     assert claimed
     assert (claimed.execution_id, claimed.attempt) == (again, 2)
-    settle_lost(store, clock)
+    settle(store, clock, (), None)
     assert (store.get(again).status, codes(store, again)) == (Status.FAILED, ["LOST", "LOST"])
 
 
-def test_settle_lost_begins_no_attempt_beside_one_that_may_still_live(store: Store, clock: FakeClock) -> None:
+def test_settle_of_lost_ones_begins_no_attempt_beside_one_that_may_still_live(store: Store, clock: FakeClock) -> None:
     execution_id = run(store, TWICE)
     with store.transaction() as transaction:
         transaction.unkillable(execution_id, 1, clock.now())
-    settle_lost(store, clock)
+    settle(store, clock, (), None)
     assert store.get(execution_id).status is Status.FAILED
 
 

@@ -137,7 +137,8 @@ BAD_EVENTS = {
 def test_every_table_is_strict(sql: sqlite3.Connection) -> None:
     tables = sql.execute("PRAGMA table_list").fetchall()
     ours = {row["name"]: row["strict"] for row in tables if not row["name"].startswith("sqlite_")}
-    assert ours == dict.fromkeys(("executions", "attempts", "events", "idempotency_keys", "schema_version"), 1)
+    names = ("executions", "attempts", "events", "idempotency_keys", "schema_version", "supervisor")
+    assert ours == dict.fromkeys(names, 1)
 
 
 @pytest.mark.parametrize("row", GOOD_EXECUTIONS.values(), ids=GOOD_EXECUTIONS)
@@ -259,6 +260,9 @@ def apply(store: Store, execution_id: str, event: Event) -> None:
         claim(store)
     elif event is Event.CANCEL:
         store.cancel(execution_id)
+    elif event is Event.REQUEUE:
+        with store.transaction() as transaction:
+            transaction.unclaim(execution_id, 1)
     else:
         end(store, execution_id, CAUSES[event])
 
@@ -280,7 +284,7 @@ def test_store_impossible_event_changes_nothing(
 ) -> None:
     execution_id = bring_to(store, status)
     before = contents(sql)
-    if event in CAUSES:
+    if event in {*CAUSES, Event.REQUEUE}:
         with pytest.raises(CorralError):
             apply(store, execution_id, event)
     else:

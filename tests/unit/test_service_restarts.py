@@ -1,5 +1,6 @@
 """A process that is started again when it dies."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 
+from supervisor.machine.predecessor import AdoptedProcess
 from supervisor.machine.reactor import Reactor
 from supervisor.machine.service import Service
 from tests.helpers.clock import FakeClock
@@ -136,3 +138,43 @@ def test_service_process_that_ignores_the_request_to_stop_can_be_killed(reactor:
     reactor.wait(20)
     assert service.pid is None
     assert processes[0].returncode == -signal.SIGKILL
+
+
+def test_service_whose_end_is_expected_is_started_again_at_once_and_without_a_word(
+    reactor: Reactor, clock: FakeClock
+) -> None:
+    with capture_logs() as logs:
+        running = Running(reactor, clock)
+        running.service.start()
+        running.service.expect_end()
+        running.service.kill()
+        first = running.service.pid
+        assert first is not None
+        wait_for_exit(first)
+        reactor.wait(20)
+        assert (running.started, running.exits) == (2, 1)
+        assert running.service.pid not in (None, first)
+        assert logs == []
+        running.service.stop()
+        running.see_end()
+
+
+def test_service_adopted_process_that_is_no_child_of_ours_is_seen_to_end_and_replaced(
+    reactor: Reactor, clock: FakeClock
+) -> None:
+    middle = subprocess.run(
+        [sys.executable, "-c", f"import subprocess; print(subprocess.Popen({COMMAND!r}, stdout=-3).pid)"],
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    pid = int(middle.stdout)
+    running = Running(reactor, clock)
+    pidfd = os.pidfd_open(pid)
+    running.service.adopt(AdoptedProcess(pid, os.dup(pidfd)), pidfd)
+    with capture_logs() as logs:
+        running.die()
+        assert [(entry["event"], entry["exit_code"]) for entry in logs] == [("process died", None)]
+        running.pass_time(1)
+        assert (running.started, running.exits) == (1, 1)
+        running.service.stop()
+        running.see_end()

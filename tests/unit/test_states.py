@@ -5,14 +5,14 @@ import pytest
 from supervisor.errors import InvalidTransition
 from supervisor.states import FINAL, LIVE, TRANSITIONS, Event, Status, transition
 
-EVENTS = ("claim", "cancel", "complete", "fail", "lose", "retry")
+EVENTS = ("claim", "cancel", "complete", "fail", "lose", "retry", "requeue")
 TABLE = {
-    "PENDING": ("RUNNING", "CANCELED", None, "FAILED", None, None),
-    "RUNNING": (None, "CANCEL_REQUESTED", "COMPLETED", "FAILED", "FAILED", "PENDING"),
-    "CANCEL_REQUESTED": (None, "CANCEL_REQUESTED", "COMPLETED", "CANCELED", "CANCELED", None),
-    "COMPLETED": (None,) * 6,
-    "FAILED": (None,) * 6,
-    "CANCELED": (None,) * 6,
+    "PENDING": ("RUNNING", "CANCELED", None, "FAILED", None, None, None),
+    "RUNNING": (None, "CANCEL_REQUESTED", "COMPLETED", "FAILED", "FAILED", "PENDING", "PENDING"),
+    "CANCEL_REQUESTED": (None, "CANCEL_REQUESTED", "COMPLETED", "CANCELED", "CANCELED", None, None),
+    "COMPLETED": (None,) * 7,
+    "FAILED": (None,) * 7,
+    "CANCELED": (None,) * 7,
 }
 PAIRS = [(status, *pair) for status, row in TABLE.items() for pair in zip(EVENTS, row, strict=True)]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.sandbox import cgroup
 from supervisor.cli.commands import app
 from supervisor.settings import Settings
 from tests.helpers import documents
@@ -29,7 +30,7 @@ def directives(name: str) -> dict[str, str]:
 SERVICE = directives("corral.service")
 
 
-@pytest.mark.parametrize("name", ["corral.service", "user.conf"])
+@pytest.mark.parametrize("name", ["corral.service", "user.conf", "before-254.conf"])
 def test_unit_has_nothing_that_breaks_sandboxes(name: str) -> None:
     assert not directives(name).keys() & BREAKING
 
@@ -42,10 +43,11 @@ def test_document_names_what_breaks_sandboxes() -> None:
 @pytest.mark.parametrize(
     ("directive", "value"),
     {
-        # One sandbox out of memory must not end the server, nor the server's end leave a run.
+        # One sandbox out of memory must not end the server, nor the death of the server a run.
         "Delegate": "yes",
+        "DelegateSubgroup": "corral-server",
         "OOMPolicy": "continue",
-        "KillMode": "mixed",
+        "KillMode": "process",
         "TasksMax": "infinity",
         "NoNewPrivileges": "yes",
         "ProtectSystem": "strict",
@@ -59,15 +61,20 @@ def test_service_has_what_it_needs(directive: str, value: str) -> None:
     assert SERVICE[directive] == value
 
 
+def test_service_is_put_where_the_launcher_puts_the_server() -> None:
+    """Else the next server could not be started while runs are left."""
+    assert SERVICE["DelegateSubgroup"] == cgroup._SERVER_LEAF
+    assert directives("before-254.conf") == {"KillMode": "mixed"}
+
+
 def test_service_allows_the_sockets_that_server_and_agents_use() -> None:
     assert set(SERVICE["RestrictAddressFamilies"].split()) == {"AF_UNIX", "AF_INET", "AF_INET6"}
 
 
-def test_service_starts_a_command_that_there_is() -> None:
-    program, *arguments = SERVICE["ExecStart"].split()
-    assert program == "/opt/corral/.venv/bin/corral"
-    assert arguments == ["serve"]
-    assert "serve" in {command.name or command.callback.__name__ for command in app.registered_commands}  # type: ignore[union-attr]
+@pytest.mark.parametrize(("directive", "command"), [("ExecStart", "serve"), ("ExecReload", "restart")])
+def test_service_starts_a_command_that_there_is(directive: str, command: str) -> None:
+    assert SERVICE[directive].split() == ["/opt/corral/.venv/bin/corral", command]
+    assert command in {command.name or command.callback.__name__ for command in app.registered_commands}  # type: ignore[union-attr]
 
 
 def test_service_keeps_its_data_where_it_may_write() -> None:
