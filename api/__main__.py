@@ -35,6 +35,9 @@ _HOUSEKEEPING_SECONDS = 1.0
 _QUEUE_SECONDS = 1.0
 _THREADS_SECONDS = 1
 
+# For the request of a client that was just connected.
+_FRESH_SECONDS = 0.3
+
 # For the last answers to leave, after their threads have written them.
 _FLUSH_SECONDS = 0.5
 
@@ -106,8 +109,21 @@ def _serve(server: WaitressServer, ready: int) -> None:
     os.close(ready)
     while not stopping:
         wasyncore.loop(timeout=_HOUSEKEEPING_SECONDS, map=server._map, use_poll=True, count=1)
+    server.accepting = False
+    _read_first_requests(server)
     _wait_for_threads(server.task_dispatcher)
     _flush(server)
+
+
+def _read_first_requests(server: WaitressServer) -> None:
+    """Read what clients send whose connections were accepted just now: nobody else would answer them."""
+    deadline = time.monotonic() + _FRESH_SECONDS
+    while time.monotonic() < deadline and any(map(_is_fresh, server.active_channels.values())):
+        wasyncore.loop(timeout=0.05, map=server._map, use_poll=True, count=1)
+
+
+def _is_fresh(channel: HTTPChannel) -> bool:
+    return bool(channel.last_activity == channel.creation_time)
 
 
 def _wait_for_threads(dispatcher: ThreadedTaskDispatcher) -> None:
@@ -121,7 +137,6 @@ def _wait_for_threads(dispatcher: ThreadedTaskDispatcher) -> None:
 def _flush(server: WaitressServer) -> None:
     """Send what is answered but not yet on its way."""
     deadline = time.monotonic() + _FLUSH_SECONDS
-    server.accepting = False
     while time.monotonic() < deadline and any(channel.total_outbufs_len for channel in server.active_channels.values()):
         wasyncore.loop(timeout=0.05, map=server._map, use_poll=True, count=1)
 

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -59,19 +58,21 @@ def gate(tmp_path: Path) -> Gate:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+def nothing_is_left(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """After each test: no new process, descriptor, thread or mount, neither here nor in the shared server.
 
     Nor a work directory or a control group of a run in that one.
     """
     watched = request.getfixturevalue("server") if "server" in request.fixturenames else None
-    processes, rest = _processes(), _rest()
+    # Whoever runs other tests at the same time mounts elsewhere.
+    folder = tmp_path_factory.getbasetemp()
+    processes, rest = _processes(), _rest(folder)
     in_server = _of_server(watched) if watched else _Held()
     yield
     gc.collect()
     # Not equal: an init that was just being made may be a spare one by now.
     wait_until(lambda: _processes() <= processes)
-    assert _rest() == rest
+    assert _rest(folder) == rest
     if watched:
         wait_until(lambda: _is_no_more(_of_server(watched), in_server))
 
@@ -81,15 +82,14 @@ def _processes() -> set[int]:
     return {pid for pid in descendants_at_rest(os.getpid()) if not is_spare(pid)}
 
 
-def _rest() -> tuple[set[str], int, set[str]]:
-    """Return our open descriptors, number of threads and mounts."""
-    return _targets(), threading.active_count(), _mounts()
+def _rest(folder: Path) -> tuple[set[str], int, set[str]]:
+    """Return our open descriptors, number of threads and mounts below a folder."""
+    return _targets(), threading.active_count(), _mounts(folder)
 
 
-def _mounts() -> set[str]:
-    """Return the mount points below the folders of temporary files; elsewhere the host may mount what it likes."""
+def _mounts(folder: Path) -> set[str]:
     points = {line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()}
-    return {point for point in points if point.startswith((f"{tempfile.gettempdir()}/", "/var/tmp/"))}
+    return {point for point in points if point.startswith(f"{folder}/")}
 
 
 def _targets() -> set[str]:

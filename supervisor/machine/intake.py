@@ -65,10 +65,13 @@ class KeptPipe:
         """As in Pipe."""
         try:
             moved = os.splice(self._reader, self._memory, TAKE_BYTES, offset_dst=self._end, flags=os.SPLICE_F_NONBLOCK)
+            data = os.pread(self._memory, moved, self._end) if moved else b""
         except BlockingIOError:
             return None
-        data = os.pread(self._memory, moved, self._end) if moved else b""
-        self._end += moved
+        except OSError:
+            # There is no memory for it. Then it is known to this process alone, which is better than to nobody.
+            data = os.read(self._reader, TAKE_BYTES)
+        self._end += len(data)
         if self._log:
             self._log(data)
         return data

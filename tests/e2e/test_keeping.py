@@ -114,7 +114,7 @@ def folders(data: Path, root: str) -> set[str]:
 def test_retention_that_was_killed_leaves_nothing_for_ever(tmp_path: Path) -> None:
     data = tmp_path / "data"
     ids = fill(data, 600)
-    keep = {"CORRAL_KEEP_EXECUTIONS": "10"}
+    keep = {"CORRAL_KEEP_EXECUTIONS": "10", "CORRAL_ORPHAN_TIMEOUT_SECONDS": "0"}
     with started("serve", "--port", "0", "--data", data, "--agents", AGENTS, **keep) as process:
         wait_until(lambda: len(rows(data)) < len(ids))
         services = psutil.Process(process.pid).children()
