@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.reliability.promises import PROMISES
-
 _CODE = Path(__file__).parent / "agent" / "agent.py"
 _DONE = frozenset({"EXITED_OK"})
 
@@ -47,7 +45,7 @@ KINDS = {
         Kind("quick-trusted", "quick", share=4, tier="trusted"),
         Kind("slow", "slow", share=6),
         Kind("slow-trusted", "slow", share=3, tier="trusted"),
-        Kind("slow-again", "slow", share=6, attempts=4 if PROMISES.retries else 1),
+        Kind("slow-again", "slow", share=6, attempts=4),
         Kind("large", "large"),
         Kind("floods-logs", "floods_logs", share=1),
         Kind("floods-progress", "floods_progress", share=1),

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from runner.sandbox import cgroup
 from scripts.reliability import family
+from scripts.reliability.entry import FINAL
+from supervisor.inspection import inspect
 
 # Of the data folder. What is named with a slash at its end must be empty.
 _MAY_STAY = {"corral.db", "corral.turns", "lock", "isolation.json", "logs", "files", "work/", "corral-skeleton"}
@@ -57,37 +59,13 @@ def recorded(database: Path) -> dict[str, list[str]]:
     return by_nonce
 
 
-# Each finds the ids of executions of which something is not true.
-_INVARIANTS = {
-    "it has not ended": "SELECT id FROM executions WHERE status NOT IN ('COMPLETED', 'FAILED', 'CANCELED')",
-    "its last event is not its status": """
-        SELECT id FROM executions WHERE status IS NOT (
-            SELECT data ->> 'status' FROM events WHERE execution_seq = seq AND kind = 'status' ORDER BY id DESC LIMIT 1
-        )""",
-    "it has other than one final event": """
-        SELECT id FROM executions WHERE 1 != (
-            SELECT count(*) FROM events WHERE execution_seq = seq AND kind = 'status'
-                AND data ->> 'status' IN ('COMPLETED', 'FAILED', 'CANCELED')
-        )""",
-    "its attempts are not numbered from 1 to the last": """
-        SELECT id FROM executions WHERE attempt != (SELECT count(*) FROM attempts WHERE execution_seq = seq)
-            OR attempt != (SELECT coalesce(max(attempts.attempt), 0) FROM attempts WHERE execution_seq = seq)""",
-    "an attempt of it has not ended": """
-        SELECT DISTINCT id FROM executions JOIN attempts ON execution_seq = seq WHERE ended_at IS NULL""",
-    "it ended while something of it lived": """
-        SELECT DISTINCT id FROM executions JOIN attempts ON execution_seq = seq WHERE kill ->> 'survivors' != 0""",
-}
-
-
 def wrong_in(database: Path) -> list[str]:
     """Return a sentence for each thing that is wrong in the database of a server that was stopped."""
-    with closing(_open(database)) as connection:
-        told = [row[0] for row in connection.execute("PRAGMA integrity_check")]
-        told += [str(row) for row in connection.execute("PRAGMA foreign_key_check")]
-        wrong = [f"the database is damaged: {line}" for line in told if line != "ok"]
-        for what, query in _INVARIANTS.items():
-            wrong += [f"execution {execution_id}: {what}" for (execution_id,) in connection.execute(query)]
-    return wrong
+    found = inspect(database)
+    return [
+        *(f"{count} executions are {status}" for status, count in found.executions.items() if count and status not in FINAL),
+        *(f"{item.execution_id or 'the database'} breaks the rule {item.rule}: {item.detail}" for item in found.violations),
+    ]
 
 
 def _open(database: Path) -> sqlite3.Connection:

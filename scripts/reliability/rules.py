@@ -8,16 +8,14 @@ from typing import Any
 
 from scripts.reliability.entry import FINAL, Entry
 from scripts.reliability.mix import expected_result
-from scripts.reliability.promises import PROMISES
 
 # What may be read of an execution of which this was read before.
 _LATER = {
     "PENDING": {"PENDING", "RUNNING", "CANCEL_REQUESTED", *FINAL},
-    "RUNNING": {"RUNNING", "CANCEL_REQUESTED", *FINAL},
+    # Back again for another attempt, or because the one that was claimed was never launched.
+    "RUNNING": {"PENDING", "RUNNING", "CANCEL_REQUESTED", *FINAL},
     "CANCEL_REQUESTED": {"CANCEL_REQUESTED", "COMPLETED", "CANCELED"},
 }
-if PROMISES.adoption or PROMISES.retries:
-    _LATER["RUNNING"].add("PENDING")
 
 # The codes that the death of a process may be the reason of, for an execution that is there at that time.
 _EXCUSES: dict[str, set[str]] = {
@@ -25,7 +23,7 @@ _EXCUSES: dict[str, set[str]] = {
     "init": {"LOST"},
     "api": set(),
     "launcher": {"LOST"},
-    "supervisor": set() if PROMISES.adoption else {"LOST"},
+    "supervisor": set(),
     "everything": {"LOST"},
 }
 
@@ -110,7 +108,7 @@ def recorded(entry: Entry, found: list[str]) -> list[str]:
     broken = []
     if entry.execution_id and entry.execution_id not in found:
         broken.append(f"execution {entry.execution_id} was acknowledged and is not recorded")
-    if len(found) > (1 if PROMISES.idempotency else entry.sent):
+    if len(found) > 1:
         broken.append(f"it was sent {entry.sent} times and is recorded {len(found)} times")
     return broken
 

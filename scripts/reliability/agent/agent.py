@@ -21,13 +21,15 @@ def _tell(what):
         witness.write(line.encode())
 
 
-def _leave_a_grandchild():
+def _leave_a_grandchild(as_another_program=False):
     """Leave a process that is detached, ignores SIGTERM and has no end."""
     if os.fork() == 0:
         os.setsid()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if os.fork() == 0:
             _tell("stays")
+            if as_another_program:
+                os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"])
             time.sleep(600)
         os._exit(0)
 
@@ -71,8 +73,8 @@ def floods_result(input):
 
 def forks(input):
     answer = _answer(input)
-    for _ in range(3):
-        _leave_a_grandchild()
+    for number in range(4):
+        _leave_a_grandchild(as_another_program=number % 2 == 1)
     return answer
 
 
