@@ -99,4 +99,11 @@ def _name(service: psutil.Process) -> str:
 
 def _with_all_below(process: psutil.Process) -> float:
     """Return the CPU time of a process, of those it has waited for, and of those below it that live."""
-    return sum(process.cpu_times()[:4]) + sum(map(_with_all_below, process.children()))
+    while True:
+        everybody = [process, *process.children(recursive=True)]
+        try:
+            return float(sum(sum(one.cpu_times()[:4]) for one in everybody))
+        except psutil.NoSuchProcess as error:
+            # One below it has ended meanwhile: its time is its parent's now, who may have been asked before that.
+            if error.pid == process.pid:
+                raise

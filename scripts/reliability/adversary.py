@@ -11,13 +11,16 @@ from scripts.reliability.ledger import Ledger
 from scripts.reliability.server import Server
 
 # How often each is the victim, for twenty kills.
-_SHARES = {"agent": 7, "init": 4, "api": 3, "launcher": 3, "supervisor": 2, "everything": 1}
+_SHARES = {"agent": 7, "init": 4, "api": 3, "launcher": 3, "supervisor": 2, "both": 1, "everything": 1}
 
 # Between two kills: mostly long enough for runs to begin, seldom so short that it meets what the last one has begun.
 _MEAN_PAUSE_SECONDS = 0.3
 
 # A server that was killed stays away for some time, at most so long.
 _ABSENCE_SECONDS = 0.5
+
+# From the death of one of supervisor and launcher to that of the other, if both are to die, at most.
+_BETWEEN_BOTH_SECONDS = 0.1
 
 # Of the servers that are started again so many are killed within this time, when they are hardly ready.
 _KILLED_AT_START = 0.25
@@ -42,6 +45,7 @@ class Adversary:
             "api": lambda: self._kill_service("api"),
             "launcher": lambda: self._kill_service("launcher"),
             "supervisor": self._kill_supervisor,
+            "both": self._kill_supervisor_and_launcher,
             "everything": self._kill_everything,
         }
 
@@ -75,16 +79,27 @@ class Adversary:
         return pid is not None and self._kill(name, pid)
 
     def _kill_supervisor(self) -> bool:
-        """Kill it while its launcher lives, which is to see to the runs.
-
-        Where both die at once, what trusted agents have started stays: nobody is left who could know of it.
-        """
+        """Kill it while its launcher lives, which is to see to the runs."""
         if "launcher" not in family.services(self._server.pid):
             return False
         if not self._kill("supervisor", self._server.pid):
             return False
         self._server.wait()
         self._pause(self._random.uniform(0, _ABSENCE_SECONDS))
+        self._restart()
+        return True
+
+    def _kill_supervisor_and_launcher(self) -> bool:
+        """Kill one soon after the other, in either order: the second one is in the middle of seeing to it."""
+        launcher = family.services(self._server.pid).get("launcher")
+        if launcher is None:
+            return False
+        pids = self._random.sample([self._server.pid, launcher], 2)
+        if not self._kill("both", pids[0]):
+            return False
+        self._pause(self._random.uniform(0, _BETWEEN_BOTH_SECONDS))
+        self._kill("both", pids[1])
+        self._server.wait()
         self._restart()
         return True
 
@@ -115,7 +130,7 @@ class Adversary:
 
     def _measure(self, victim: str) -> None:
         began = time.monotonic()
-        if victim in ("supervisor", "everything"):
+        if victim in ("supervisor", "both", "everything"):
             began = self._started_at
         while not self._answers():
             if time.monotonic() - began > _ANSWER_SECONDS:

@@ -62,9 +62,10 @@ def recorded(database: Path) -> dict[str, list[str]]:
 def wrong_in(database: Path) -> list[str]:
     """Return a sentence for each thing that is wrong in the database of a server that was stopped."""
     found = inspect(database)
+    waiting = {status: count for status, count in found.executions.items() if count and status not in FINAL}
     return [
-        *(f"{count} executions are {status}" for status, count in found.executions.items() if count and status not in FINAL),
-        *(f"{item.execution_id or 'the database'} breaks the rule {item.rule}: {item.detail}" for item in found.violations),
+        *(f"{count} executions are {status}" for status, count in waiting.items()),
+        *(f"execution {broken.execution_id}: {broken.rule}: {broken.detail}" for broken in found.violations),
     ]
 
 
