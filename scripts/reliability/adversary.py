@@ -1,6 +1,7 @@
 """The adversary of a chaos run: kills processes of the server at random moments, and starts it again."""
 
 import random
+import signal
 import time
 import urllib.error
 import urllib.request
@@ -10,8 +11,8 @@ from scripts.reliability import family
 from scripts.reliability.ledger import Ledger
 from scripts.reliability.server import Server
 
-# How often each is the victim, for twenty kills.
-_SHARES = {"agent": 7, "init": 4, "api": 3, "launcher": 3, "supervisor": 2, "both": 1, "everything": 1}
+# How often each is the victim, of so many in all. "hangup" is the supervisor too, but only told to start anew.
+_SHARES = {"agent": 7, "init": 4, "api": 3, "launcher": 3, "supervisor": 2, "both": 1, "everything": 1, "hangup": 2}
 
 # Between two kills: mostly long enough for runs to begin, seldom so short that it meets what the last one has begun.
 _MEAN_PAUSE_SECONDS = 0.3
@@ -47,6 +48,7 @@ class Adversary:
             "supervisor": self._kill_supervisor,
             "both": self._kill_supervisor_and_launcher,
             "everything": self._kill_everything,
+            "hangup": lambda: self._kill("hangup", self._server.pid, signal.SIGHUP),
         }
 
     def rage(self, seconds: float) -> None:
@@ -79,12 +81,14 @@ class Adversary:
         return pid is not None and self._kill(name, pid)
 
     def _kill_supervisor(self) -> bool:
-        """Kill it while its launcher lives, which is to see to the runs."""
+        """Kill it while its launcher lives, which is to see to the runs, also to those that die meanwhile."""
         if "launcher" not in family.services(self._server.pid):
             return False
         if not self._kill("supervisor", self._server.pid):
             return False
         self._server.wait()
+        for victim in self._random.sample(["agent", "init"], self._random.randrange(3)):
+            self._ways[victim]()
         self._pause(self._random.uniform(0, _ABSENCE_SECONDS))
         self._restart()
         return True
@@ -124,9 +128,9 @@ class Adversary:
         self._server.wait_until_ready()
         self.note_launcher()
 
-    def _kill(self, victim: str, pid: int) -> bool:
+    def _kill(self, victim: str, pid: int, number: signal.Signals = signal.SIGKILL) -> bool:
         self._ledger.kill(victim, pid)
-        return family.kill(pid)
+        return family.send(pid, number)
 
     def _measure(self, victim: str) -> None:
         began = time.monotonic()

@@ -90,8 +90,8 @@ def reap(but: int | None) -> None:
                 os.waitpid(child.pid, os.WNOHANG)
 
 
-def kill(pid: int) -> bool:
-    """Send SIGKILL to a process below this one, and tell whether there was such a one.
+def send(pid: int, number: signal.Signals) -> bool:
+    """Send a signal to a process below this one, and tell whether there was such a one.
 
     The descriptor is opened first, and then it is looked whether the process is ours and lives: so it cannot be a
     stranger that has got the pid meanwhile.
@@ -100,7 +100,7 @@ def kill(pid: int) -> bool:
         if pidfd is None or not _is_ours(pid) or _has_ended(pidfd):
             return False
         with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            signal.pidfd_send_signal(pidfd, number)
         return True
 
 
@@ -111,7 +111,7 @@ def kill_all(seconds: float) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"processes survive SIGKILL: {found}")
         for pid in found:
-            kill(pid)
+            send(pid, signal.SIGKILL)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ _EXCUSES: dict[str, set[str]] = {
     "supervisor": set(),
     "both": {"LOST"},
     "everything": {"LOST"},
+    "hangup": set(),
 }
 
 # Between the note of a kill and what is recorded of it, both on the same clock.

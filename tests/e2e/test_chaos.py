@@ -18,6 +18,6 @@ def test_server_whose_processes_are_killed_at_random_keeps_every_promise() -> No
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     killed = re.search(r"^killed +(.*)$", done.stdout, re.MULTILINE)
     assert killed
-    victims = {"agent", "init", "api", "launcher", "supervisor", "both", "everything"}
+    victims = {"agent", "init", "api", "launcher", "supervisor", "both", "everything", "hangup"}
     assert set(re.findall("[a-z]+", killed[1])) == victims
     assert re.search(r"^by status .*COMPLETED [1-9]", done.stdout, re.MULTILINE)
