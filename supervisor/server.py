@@ -78,8 +78,7 @@ class Server:
         self._received = Handover.received()
         self._has_terminal = os.isatty(0)
         self._settings = settings
-        self._on_ready = on_ready
-        self._load_anew = load_anew
+        self._on_ready, self._load_anew = on_ready, load_anew
         self._is_restarting = self._is_stopping = self._ready = False
         self._shutdown_grace_seconds = settings.shutdown_grace_seconds
         self._clock = Clock()
@@ -90,7 +89,6 @@ class Server:
             # There may be runs to stop, so the signal to stop has to wait until they are taken over.
             signals.put_off()
         self._lock = _take_folder(settings, self._received)
-        remove_leavings(settings.data)
         self._canary = _check_isolation(settings)
         self._listener = _listen(settings, self._received)
         # The threads that start now must never take one: it would be lost when this program gives way to the next.
@@ -318,6 +316,7 @@ def _listen(settings: Settings, received: Handover | None) -> socket.socket:
 
 
 def _check_isolation(settings: Settings) -> Canary:
+    remove_leavings(settings.data)
     canary = send_canary(settings.data)
     if not canary.healthy and "sandbox" not in settings.allow_degraded:
         raise ConfigurationError(
