@@ -19,7 +19,7 @@ _AGAIN_SECONDS = 0.1
 # More of its executions than this do not wait or run at once.
 _MOST_OPEN = 8
 
-_ACTIONS = {"submit": 6, "look": 12, "look again": 2, "cancel": 1}
+_ACTIONS = {"submit": 6, "submit again": 1, "look": 12, "look again": 2, "cancel": 1}
 
 
 class NoAnswer(Exception):
@@ -91,6 +91,7 @@ class Client:
         self._given_up = threading.Event()
         self._actions = {
             "submit": self._submit,
+            "submit again": self._submit_again,
             "look": self._look,
             "look again": self._look_again,
             "cancel": self._cancel,
@@ -145,6 +146,11 @@ class Client:
         (kind,) = self._random.choices(list(KINDS.values()), [kind.share for kind in KINDS.values()])
         self._send(Entry(f"{self._name}-{len(self._entries)}-{self._random.randrange(1 << 32):08x}", kind))
 
+    def _submit_again(self) -> None:
+        """Send one again that was answered, as if the answer had been lost on its way."""
+        if self._entries:
+            self._send(self._random.choice(self._entries))
+
     def _send(self, entry: Entry) -> None:
         """Send a submit, the same one again until it is answered: a client that got no answer cannot know."""
         self._unanswered = entry
@@ -157,8 +163,9 @@ class Client:
         if code != 202:
             self._ledger.accuse(f"submit {entry.nonce} was answered {code}: {answer}")
             return
+        if entry.execution_id is None:
+            self._entries.append(entry)
         self._ledger.acknowledge(entry, answer["execution_id"])
-        self._entries.append(entry)
 
     def _look(self) -> None:
         if found := self._open():

@@ -43,6 +43,7 @@ class Ledger:
     def acknowledge(self, entry: Entry, execution_id: str) -> None:
         """A submit was answered with 202."""
         with self._lock:
+            self._hold(entry, rules.acknowledged(entry, execution_id))
             entry.execution_id = execution_id
             self._write("acknowledge", nonce=entry.nonce, execution=execution_id)
 

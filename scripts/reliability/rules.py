@@ -17,7 +17,7 @@ _LATER = {
     "CANCEL_REQUESTED": {"CANCEL_REQUESTED", "COMPLETED", "CANCELED"},
 }
 
-# The codes that the death of a process may be the reason of, for an execution that is there at that time.
+# The codes that the death of a process may be the reason of, for an attempt that is live at that time.
 _EXCUSES: dict[str, set[str]] = {
     "agent": {"SIGNALED", "LOST"},
     "init": {"LOST"},
@@ -29,8 +29,8 @@ _EXCUSES: dict[str, set[str]] = {
     "hangup": set(),
 }
 
-# Between the note of a kill and what is recorded of it, both on the same clock.
-_SLACK_MICROSECONDS = 500_000
+# Between the note of a kill and what is recorded of it, both on the same clock; the machine may be busy.
+_SLACK_MICROSECONDS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,13 @@ class Kill:
 
     victim: str
     at: int
+
+
+def acknowledged(entry: Entry, execution_id: str) -> list[str]:
+    """Compare the answer to a submit with the one before, if it was sent again after that."""
+    if entry.execution_id in (None, execution_id):
+        return []
+    return [f"it was sent again and answered with another execution, {execution_id}"]
 
 
 def reading(entry: Entry, now: dict[str, Any]) -> list[str]:
@@ -99,8 +106,8 @@ def _of_code(entry: Entry, body: dict[str, Any], kills: list[Kill]) -> list[str]
 
 
 def _excused(body: dict[str, Any], kills: Iterable[Kill]) -> set[str]:
-    """Return the codes for which some kill in the lifetime of an execution is a reason."""
-    began = microseconds(body["created_at"]) - _SLACK_MICROSECONDS
+    """Return the codes for which some kill in the time of an execution's last attempt is a reason."""
+    began = microseconds(body["started_at"]) - _SLACK_MICROSECONDS
     ended = microseconds(body["completed_at"]) + _SLACK_MICROSECONDS
     return set().union(*(_EXCUSES[kill.victim] for kill in kills if began <= kill.at <= ended))
 

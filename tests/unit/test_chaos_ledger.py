@@ -39,7 +39,7 @@ def body(status: str, code: str | None = None, **changes: Any) -> dict[str, Any]
         "payload": {"nonce": "client0-1"},
         "final_result": expected_result(KINDS["quick"], "client0-1") if status == "COMPLETED" else None,
         "attempt": 1,
-        "created_at": _AT,
+        "started_at": _AT,
         "completed_at": _AT if code else None,
         "termination": {"code": code} if code else None,
         "error_log": None,
@@ -118,6 +118,7 @@ def test_cancel_after_the_end_must_tell_the_truth_and_change_nothing(ledger: Led
     [
         (lambda ledger: ledger.witness("runs", _ID, 1, 1), "ran 2 times in attempt 1"),
         (lambda ledger: ledger.witness("runs", _ID, 2, 1), "attempt 2, which is not recorded"),
+        (lambda ledger: ledger.acknowledge(ledger.entries["client0-1"], "another"), "answered with another"),
         (lambda ledger: ledger.balance({}), "acknowledged and is not recorded"),
         (lambda ledger: ledger.balance({"client0-1": [_ID, "another"]}), "recorded 2 times"),
         (lambda ledger: ledger.balance({"client9-9": ["another"]}), "never sent"),
