@@ -364,13 +364,32 @@ def test_launcher_that_does_not_answer_is_ended_and_its_runs_are_lost(
         assert second.run("ok")["status"] == "COMPLETED"
 
 
-def test_killed_launcher_that_was_taken_over_is_replaced_and_its_runs_are_lost(tmp_path: Path) -> None:
-    first = RunningServer(tmp_path / "data")
-    executions = [first.submit(agent) for agent in ("hideout", "clan")]
+BECOMES_ANOTHER_PROGRAM = """
+import os, signal
+
+def run(input, context):
+    reader, writer = os.pipe()  # which closes by exec(2)
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.execv("/bin/sleep", ["sleep", "600"])
+        os._exit(0)
+    os.wait()
+    os.close(writer)
+    os.read(reader, 1)
+    context.progress("ready")
+    signal.pause()
+"""
+
+
+def test_killed_launcher_that_was_taken_over_is_replaced_and_its_runs_are_lost(agents: Path, tmp_path: Path) -> None:
+    write_agent(agents, "another", PYTHON, {"agent.py": BECOMES_ANOTHER_PROGRAM})
+    first = RunningServer(tmp_path / "data", agents=agents)
+    executions = [first.submit(agent) for agent in ("hideout", "clan", "another")]
     for execution_id in executions:
         first.wait_for_progress(execution_id)
     runs = first.runs()
-    with killed(first), RunningServer(tmp_path / "data") as second:
+    with killed(first), RunningServer(tmp_path / "data", agents=agents) as second:
         old = second.launcher_pid
         os.kill(old, signal.SIGKILL)
         for execution_id in executions:
