@@ -1,6 +1,7 @@
 """Databases with many rows, written as fast as SQLite takes them: through the schema, past the server."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,8 @@ from supervisor.models import new_execution_id
 # Waiting executions are those of so many agents.
 AGENTS = 20
 
-_INSTANT = 1_795_575_114_000_000
+# Of now: a server removes what has ended long ago.
+_INSTANT = time.time_ns() // 1000
 _TERMINATION = json.dumps({"code": "EXITED_OK", "message": "", "by": "agent", "at": _INSTANT})
 
 _ENDED = """
