@@ -336,7 +336,7 @@ def _refusals_explained(data: Path) -> Iterator[None]:
 
 
 def _allow_many_descriptors() -> None:
-    """Raise our soft limit to the hard one: every live run takes six descriptors here and more in the launcher."""
+    """Raise our soft limit to the hard one: every live run takes five descriptors here and more in the launcher."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
