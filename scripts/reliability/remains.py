@@ -65,7 +65,7 @@ def wrong_in(database: Path) -> list[str]:
     waiting = {status: count for status, count in found.executions.items() if count and status not in FINAL}
     return [
         *(f"{count} executions are {status}" for status, count in waiting.items()),
-        *(f"execution {broken.execution_id}: {broken.rule}: {broken.detail}" for broken in found.violations),
+        *(f"{broken.execution_id or 'database'}: {broken.rule}: {broken.detail}" for broken in found.violations),
     ]
 
 

@@ -21,16 +21,22 @@ def _tell(what):
         witness.write(line.encode())
 
 
-def _leave_a_grandchild(as_another_program=False):
-    """Leave a process that is detached, ignores SIGTERM and has no end."""
+def _sleep():
+    time.sleep(600)
+
+
+def _become_another_program():
+    os.execv("/bin/sleep", ["sleep", "600"])
+
+
+def _leave_a_grandchild(go_on=_sleep):
+    """Leave a process that is detached, ignores SIGTERM and has no end. Args: go_on: what it does."""
     if os.fork() == 0:
         os.setsid()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if os.fork() == 0:
             _tell("stays")
-            if as_another_program:
-                os.execv("/bin/sleep", ["sleep", "600"])
-            time.sleep(600)
+            go_on()
         os._exit(0)
 
 
@@ -73,8 +79,8 @@ def floods_result(input):
 
 def forks(input):
     answer = _answer(input)
-    for number in range(4):
-        _leave_a_grandchild(as_another_program=number % 2 == 1)
+    for go_on in (_sleep, _become_another_program) * 2:
+        _leave_a_grandchild(go_on)
     return answer
 
 
