@@ -58,7 +58,9 @@ def try_sandbox(folder: str, groups: cgroup.Groups | None) -> dict[str, Any]:
         *(pipes[name][0] for name in ("spec", "stdin")),
         *(pipes[name][1] for name in ("stdout", "stderr", "result")),
     ]
-    init.channel.send({"limits": init.limit(_LIMITS)}, ends)
+    # One that has died has said why, or is told of as one that has not.
+    with contextlib.suppress(protocol.Disconnected):
+        init.channel.send({"limits": init.limit(_LIMITS)}, ends)
     protocol.close_all(ends)
     told = _listen(init.channel)
     init.dismiss()

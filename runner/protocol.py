@@ -118,7 +118,12 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
         BlockingIOError: the socket does not block and there is none yet. Disconnected: the other end is gone.
     """
     try:
-        data, ancillary, _, _ = connection.recvmsg(MAX_MESSAGE_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        try:
+            data, ancillary, _, _ = connection.recvmsg(MAX_MESSAGE_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            # The other end has closed without reading all of ours. The kernel says so once, and before it gives us what
+            # that end had sent: why it ends, for instance. Source: unix_release_sock() in its net/unix/af_unix.c
+            data, ancillary, _, _ = connection.recvmsg(MAX_MESSAGE_BYTES, _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
     except ConnectionError as error:
         raise Disconnected(str(error)) from error
     if not data:
