@@ -118,7 +118,11 @@ def _masked_proc() -> Check:
     masks = [place for place in places if place.startswith("/proc/") and place != "/proc/sys/fs/binfmt_misc"]
     if not masks:
         return Check("/proc", "whole")
-    return Check("/proc", f"masked at {', '.join(masks)}", "in a container, start it with an unmasked /proc")
+    advice = (
+        "systemd: ProtectKernelLogs=no and ProtectKernelTunables=no, which cover parts of it;"
+        " in a container, start it with an unmasked /proc"
+    )
+    return Check("/proc", f"masked at {', '.join(masks)}", advice)
 
 
 def _seccomp() -> Check:

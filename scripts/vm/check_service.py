@@ -119,6 +119,13 @@ def test_settings_of_the_unit_are_in_force() -> None:
     assert run("trusted")["isolation"]["tier"] == "trusted"
 
 
+def test_unit_covers_nothing_of_proc() -> None:
+    """Else no sandbox has a /proc with systemd 253 or newer; an older one hides a whole one for the kernel alone."""
+    mounts = Path(f"/proc/{launcher_pid()}/mountinfo").read_text().splitlines()
+    covered = {place for line in mounts if (place := line.split(" ")[4]).startswith("/proc/")}
+    assert covered <= {"/proc/sys/fs/binfmt_misc"}  # an automatic mount, which hides nothing
+
+
 @pytest.mark.parametrize("attack", ["eat_memory", "eat_memory_in_children", "eat_memory_outside_of_processes"])
 def test_agent_without_an_end_of_memory_is_ended_for_it_and_nobody_else(attack: str) -> None:
     server = psutil.Process(launcher_pid()).ppid()

@@ -15,7 +15,8 @@ FOLDER = ROOT / "packaging" / "systemd"
 
 # What of docs/isolation.md sandboxes do not survive, and what the control groups or the ceilings do not.
 BREAKING = {
-    *("RestrictNamespaces", "SystemCallFilter", "PrivateUsers", "ProtectHostname", "ProtectKernelTunables"),
+    *("RestrictNamespaces", "SystemCallFilter", "PrivateUsers", "ProtectHostname"),
+    *("ProtectKernelTunables", "ProtectKernelLogs"),
 }
 
 
@@ -50,6 +51,9 @@ def test_document_names_what_breaks_sandboxes() -> None:
         "KillMode": "process",
         "TasksMax": "infinity",
         "NoNewPrivileges": "yes",
+        # In place of ProtectKernelLogs.
+        "CapabilityBoundingSet": "~CAP_SYSLOG",
+        "InaccessiblePaths": "-/dev/kmsg",
         "ProtectSystem": "strict",
         "ProtectHome": "yes",
         "PrivateTmp": "yes",
