@@ -1,5 +1,6 @@
 """A server under attack: by agents that attack their sandbox, see tests/agents/hostile."""
 
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 from tests.helpers import ordinary_user
 from tests.helpers.agents import write_agent
 from tests.helpers.server import AGENTS, RunningServer
-from tests.helpers.wait import wait_until
+from tests.helpers.wait import patience, wait_until
 
 AS_WE_ARE, AS_ORDINARY_USER = "as we are", "as an ordinary user"
 
@@ -20,13 +21,22 @@ USERS = [AS_WE_ARE] if os.geteuid() else [AS_WE_ARE, AS_ORDINARY_USER]
 # With groups, as root has them after a login.
 _AS_ROOT = ("setpriv", "--groups=0,4,27")
 
+# The time that the attacks have in their manifest, and on this machine.
+_TIMES = {
+    "timeout_seconds = 20": f"timeout_seconds = {patience(20)}",
+    "cpu_seconds = 10": f"cpu_seconds = {math.ceil(patience(10))}",
+}
+
 # The attacks with other limits: name of the agent, and what is another in its manifest.
 _VARIANTS = {
-    "brief": {"timeout_seconds = 20": "timeout_seconds = 0.5", "grace_seconds = 0.2": "grace_seconds = 0.1"},
+    "brief": {
+        _TIMES["timeout_seconds = 20"]: f"timeout_seconds = {patience(0.5)}",
+        "grace_seconds = 0.2": "grace_seconds = 0.1",
+    },
     "crowded": {"processes = 32": "processes = 1000", "memory_bytes = 268435456": "memory_bytes = 4294967296"},
 }
 
-_BRIEF = "timeout_seconds = 0.5\ngrace_seconds = 0.1\nlimits.processes = 32"
+_BRIEF = f"timeout_seconds = {patience(0.5)}\ngrace_seconds = 0.1\nlimits.processes = 32"
 
 _ENDLESS_EXIT = "trap 'while :; do :; done' EXIT TERM\nexit 0"
 
@@ -53,7 +63,7 @@ def besieged(folder: Path, user: str) -> Iterator[RunningServer]:
 def prepare(folder: Path, user: str) -> None:
     """Make the folder, with agents and data of its own."""
     shutil.copytree(AGENTS, folder / "agents", ignore=shutil.ignore_patterns("__pycache__"))
-    _write_variants(folder / "agents")
+    _write_attacks(folder / "agents")
     (folder / "data").mkdir(mode=0o700)
     if user == AS_ORDINARY_USER:
         for path in (folder / "data", folder / "agents", *(folder / "agents").rglob("*")):
@@ -76,19 +86,28 @@ def _wrapper(user: str) -> tuple[str, ...]:
     return () if os.geteuid() else _AS_ROOT
 
 
-def _write_variants(agents: Path) -> None:
+def manifest_of_attacks() -> str:
+    """Return the manifest of tests/agents/hostile with the time that its attacks need on this machine."""
+    return _changed((AGENTS / "hostile" / "agent.toml").read_text(), _TIMES)
+
+
+def _write_attacks(agents: Path) -> None:
     hostile = agents / "hostile"
-    manifest = (hostile / "agent.toml").read_text()
+    manifest = manifest_of_attacks()
+    (hostile / "agent.toml").write_text(manifest)
     files = {path.name: path.read_text() for path in hostile.glob("*.py")}
     for name, changes in _VARIANTS.items():
-        changed = manifest
-        for old, new in changes.items():
-            assert old in changed
-            changed = changed.replace(old, new)
-        write_agent(agents, name, changed, files)
+        write_agent(agents, name, _changed(manifest, changes), files)
     for name, code in _IMPORTED.items():
         write_agent(agents, name, f'entrypoint = "agent:run"\n{_BRIEF}', {"agent.py": _GUARD + code})
     write_agent(agents, "command_without_end", f'command = ["sh", "exit.sh"]\n{_BRIEF}', {"exit.sh": _ENDLESS_EXIT})
+
+
+def _changed(manifest: str, changes: dict[str, str]) -> str:
+    for old, new in changes.items():
+        assert old in manifest
+        manifest = manifest.replace(old, new)
+    return manifest
 
 
 def submit(server: RunningServer, name: str, *arguments: Any, agent: str = "hostile") -> str:

@@ -5,15 +5,10 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-import pytest
-
 T = TypeVar("T")
 
 # How many times slower this machine is than one that the tests' time limits are made for: an emulator, for instance.
 _SLOWNESS = float(os.environ.get("TEST_SLOWNESS", "1"))
-
-# For tests whose agents must be done within their limit of CPU time, which does not scale with the machine.
-quick = pytest.mark.skipif(_SLOWNESS > 1, reason="takes more CPU time on this machine than its agent may use")
 
 
 def patience(seconds: float) -> float:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.helpers.server import SECRET, RunningServer
 from tests.helpers.siege import attack, begin
-from tests.helpers.wait import quick, wait_until
+from tests.helpers.wait import wait_until
 
 MEGABYTE = 1 << 20
 
@@ -62,7 +62,6 @@ def test_stop_signal_to_the_init_does_not_reach_it(server: RunningServer) -> Non
     attack(server, "stop_parent")
 
 
-@quick
 def test_orphans_are_reaped(server: RunningServer) -> None:
     attack(server, "orphans", 300)
 

@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import httpx
 import pytest
@@ -21,12 +21,12 @@ REASON = "cannot make namespaces"
 class Host:
     """A server in a user namespace, and the ceiling of namespaces there."""
 
-    def __init__(self, server: RunningServer, ceilings: int) -> None:
+    def __init__(self, server: RunningServer, ceilings: TextIO) -> None:
         self.server = server
         self._ceilings = ceilings
 
     def set_ceiling(self, amount: int) -> None:
-        os.write(self._ceilings, f"{amount}\n".encode())
+        print(amount, file=self._ceilings)
 
     def isolation(self) -> dict[str, Any]:
         return dict(self.server.http.get("/admin/health").json()["isolation"])
@@ -47,12 +47,11 @@ def host(tmp_path: Path) -> Iterator[Host]:
     os.mkfifo(fifo)
     wrapper = (sys.executable, own_user_namespace.__file__, str(fifo))
     # Open for both: to open it waits for nobody.
-    ceilings = os.open(fifo, os.O_RDWR)
-    try:
-        with RunningServer(tmp_path / "data", wrapper=wrapper) as server:
-            yield Host(server, ceilings)
-    finally:
-        os.close(ceilings)
+    writer = os.open(fifo, os.O_RDWR)
+    with open(writer, "w", buffering=1) as ceilings, RunningServer(tmp_path / "data", wrapper=wrapper) as server:
+        yield Host(server, ceilings)
+        # Who sets them is in the server's control group, and ends with this.
+        ceilings.close()
 
 
 def test_lost_sandboxes_refuse_submits_with_the_reason_until_they_are_back(host: Host) -> None:

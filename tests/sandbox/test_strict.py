@@ -17,7 +17,8 @@ from tests.helpers import problems, without_landlock
 from tests.helpers.agents import write_agent
 from tests.helpers.named_pipes import Gate
 from tests.helpers.server import AGENTS, RunningServer
-from tests.helpers.wait import quick, wait_until
+from tests.helpers.siege import manifest_of_attacks
+from tests.helpers.wait import wait_until
 
 ENTRY = 'entrypoint = "agent:run"\n'
 STRICT = f'{ENTRY}sandbox.tier = "strict"\n'
@@ -64,9 +65,8 @@ def serving(folder: Path, *flags: str, **options: Any) -> Iterator[RunningServer
     agents = folder / "agents"
     for name, manifest in {"strict": STRICT, "twin": ENTRY}.items():
         write_agent(agents, name, manifest, {"agent.py": LOOK})
-    hostile = AGENTS / "hostile"
-    files = {"agent.py": (hostile / "agent.py").read_text()}
-    text = (hostile / "agent.toml").read_text()
+    files = {"agent.py": (AGENTS / "hostile" / "agent.py").read_text()}
+    text = manifest_of_attacks()
     write_agent(agents, "hostile", text, files)
     write_agent(agents, "hostile-strict", f"{text}\n[sandbox]\ntier = 'strict'\n", files)
     with RunningServer(folder / "data", *flags, agents=agents, **options) as server:
@@ -157,7 +157,7 @@ def test_landlock_refuses_what_the_other_layers_allow(server: RunningServer) -> 
     [
         ("ordinary_life", []),
         ("shell_redirection", []),
-        pytest.param("orphans", [300], marks=quick),
+        ("orphans", [300]),
         ("zombies", [100]),
         ("visible_processes", []),
         ("read", ["/etc/shadow", "/home", "/var", "/sys", "/proc/1/environ", "/etc/passwd"]),
