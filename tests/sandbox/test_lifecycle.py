@@ -1,6 +1,5 @@
 """How sandboxes end, whoever ends them, and that two that live at once do not meet."""
 
-import math
 import os
 import shutil
 import signal
@@ -17,7 +16,8 @@ from tests.helpers.control_groups import groups_of
 from tests.helpers.named_pipes import Gate
 from tests.helpers.processes import descendants, wait_for_exit
 from tests.helpers.server import AGENTS, RunningServer
-from tests.helpers.wait import patience, wait_until
+from tests.helpers.siege import manifest_of_attacks
+from tests.helpers.wait import wait_until
 
 # Of the agent "clan": itself and its daemons, and what it uses at least.
 CLAN = 6
@@ -117,9 +117,11 @@ def test_init_has_nothing_left_but_what_it_needs_when_its_agent_starts(server: R
     assert status["NSpid"].split()[-1] == "1"
 
 
-def test_init_reaps_many_orphans_and_tells_what_they_used(server: RunningServer) -> None:
-    # On a slow machine as many as its agent has CPU time for.
-    execution = server.run("hostile", attack="orphans", **{"with": [math.ceil(300 / patience(1))]})
+def test_init_reaps_many_orphans_and_tells_what_they_used(strict: RunningServer) -> None:
+    code = (AGENTS / "hostile" / "agent.py").read_text()
+    folder = write_agent(strict.agents, "orphans", manifest_of_attacks(), {"agent.py": code})
+    execution = strict.run("orphans", attack="orphans", **{"with": [300]})
+    shutil.rmtree(folder)
     assert ended(execution) == ("COMPLETED", "EXITED_OK")
     usage = execution["usage"]
     assert usage["user_cpu_seconds"] + usage["system_cpu_seconds"] > 0.05
