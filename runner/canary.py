@@ -58,7 +58,7 @@ def try_sandbox(folder: str, groups: cgroup.Groups | None) -> dict[str, Any]:
         *(pipes[name][0] for name in ("spec", "stdin")),
         *(pipes[name][1] for name in ("stdout", "stderr", "result")),
     ]
-    # One that has died has said why, or is told of as one that has not.
+    # One that has died has said why.
     with contextlib.suppress(protocol.Disconnected):
         init.channel.send({"limits": init.limit(_LIMITS)}, ends)
     protocol.close_all(ends)
