@@ -2,6 +2,7 @@
 
 import gc
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -64,7 +65,6 @@ def nothing_is_left(request: pytest.FixtureRequest, tmp_path_factory: pytest.Tem
     Nor a work directory or a control group of a run in that one.
     """
     watched = request.getfixturevalue("server") if "server" in request.fixturenames else None
-    # Whoever runs other tests at the same time mounts elsewhere.
     folder = tmp_path_factory.getbasetemp()
     processes, rest = _processes(), _rest(folder)
     in_server = _of_server(watched) if watched else _Held()
@@ -83,13 +83,20 @@ def _processes() -> set[int]:
 
 
 def _rest(folder: Path) -> tuple[set[str], int, set[str]]:
-    """Return our open descriptors, number of threads and mounts below a folder."""
+    """Return our open descriptors, number of threads and mounts. Args: folder: of this process's temporary files."""
     return _targets(), threading.active_count(), _mounts(folder)
 
 
 def _mounts(folder: Path) -> set[str]:
+    """Return the mount points below the folders of temporary files; elsewhere the host may mount what it likes.
+
+    Without those of the processes that run other tests at the same time: their folders lie beside ours.
+    """
     points = {line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()}
-    return {point for point in points if point.startswith(f"{folder}/")}
+    ours = {point for point in points if point.startswith(f"{folder}/")}
+    others = f"{folder.parent}/popen-" if "PYTEST_XDIST_WORKER" in os.environ else None
+    temporary = {point for point in points if point.startswith((f"{tempfile.gettempdir()}/", "/var/tmp/"))}
+    return ours | {point for point in temporary if others is None or not point.startswith(others)}
 
 
 def _targets() -> set[str]:

@@ -65,12 +65,15 @@ class KeptPipe:
         """As in Pipe."""
         try:
             moved = os.splice(self._reader, self._memory, TAKE_BYTES, offset_dst=self._end, flags=os.SPLICE_F_NONBLOCK)
-            data = os.pread(self._memory, moved, self._end) if moved else b""
         except BlockingIOError:
             return None
         except OSError:
             # There is no memory for it. Then it is known to this process alone, which is better than to nobody.
-            data = os.read(self._reader, TAKE_BYTES)
+            data = _read(self._reader)
+            if data is None:
+                return None
+        else:
+            data = os.pread(self._memory, moved, self._end) if moved else b""
         self._end += len(data)
         if self._log:
             self._log(data)
@@ -96,10 +99,14 @@ class UselessPipe:
 
     def take(self) -> bytes | None:
         """As in Pipe."""
-        try:
-            return os.read(self._reader, TAKE_BYTES)
-        except BlockingIOError:
-            return None
+        return _read(self._reader)
+
+
+def _read(reader: int) -> bytes | None:
+    try:
+        return os.read(reader, TAKE_BYTES)
+    except BlockingIOError:
+        return None
 
 
 def memory_file() -> int:

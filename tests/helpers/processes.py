@@ -7,7 +7,11 @@ from pathlib import Path
 
 import psutil
 
+from runner import tree
 from tests.helpers.wait import patience
+
+# Only kernels with CONFIG_PROC_CHILDREN have them. Source: proc(5).
+_HAS_LISTS_OF_CHILDREN = os.path.exists("/proc/thread-self/children")
 
 
 def descendants(pid: int) -> set[int]:
@@ -32,6 +36,8 @@ def descendants_at_rest(pid: int) -> set[int]:
 
 def children_at_rest(pid: int) -> list[int]:
     """Return the pids of the children of a process, zombies too; see descendants_at_rest."""
+    if not _HAS_LISTS_OF_CHILDREN:
+        return tree.children(pid)
     try:
         threads = os.listdir(f"/proc/{pid}/task")
         return [int(child) for tid in threads for child in _read(f"/proc/{pid}/task/{tid}/children").split()]
